@@ -1,0 +1,105 @@
+"""All settings in one object, read from ``DSPY_LEDGER_…`` environment variables or an ``.env`` file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from dspy_ledger.errors import InvalidInput
+from dspy_ledger.keys import Keys
+
+__all__ = ["Settings", "load_settings"]
+
+_SQLITE = "sqlite:///"
+
+
+class Settings(BaseSettings):
+    """What a deployment may choose; each field's description is its line in docs/settings.md."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DSPY_LEDGER_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    redis_url: str = Field(
+        "redis://localhost:6379/0", description="Redis or Valkey; redis://, rediss:// or unix://"
+    )
+    stream_prefix: str = Field("dspy-ledger", description="prefix of every key; one ledger per prefix")
+    database_url: str | None = Field(
+        None, description="event store; sqlite:///path, default <DATA_DIR>/ledger.db"
+    )
+    data_dir: Path = Field(
+        Path(".dspy-ledger"), description="event store, views and checkpoints (local disk)"
+    )
+    programs_dir: Path = Field(Path("dspy_programs"), description="the JSON directory kept for git")
+    wal_dir: Path = Field(
+        Path("~/.local/state/dspy-ledger/wal"), description="a producer's write-ahead files (local disk)"
+    )
+    models_file: Path = Field(Path("models.yaml"), description="the models that programs may run on")
+    api_host: str = Field("127.0.0.1", description="address the API listens on")
+    api_port: int = Field(8321, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
+    environment: str | None = Field(None, description="written on every event, e.g. production")
+    service: str | None = Field(None, description="written on every event: the name of the host program")
+    release: str | None = Field(None, description="written on every event, e.g. a git SHA")
+    capture_inputs: bool = Field(True, description="record the inputs of executions")
+    capture_outputs: bool = Field(True, description="record the outputs of executions")
+    capture_demos: bool = Field(True, description="record the state (demos) of programs")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what commands log")
+
+    @field_validator("data_dir", "programs_dir", "wal_dir", "models_file")
+    @classmethod
+    def _expand_home(cls, path: Path) -> Path:
+        return path.expanduser()
+
+    @field_validator("stream_prefix")
+    @classmethod
+    def _usable_prefix(cls, prefix: str) -> str:
+        return Keys(prefix).prefix
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("start it with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("database_url")
+    @classmethod
+    def _sqlite_only(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(_SQLITE):
+            raise ValueError(f"this release stores in SQLite only; write {_SQLITE}path or leave it out")
+        return url
+
+    @property
+    def store_path(self) -> Path:
+        """The SQLite file of the event store."""
+        if self.database_url is None:
+            return self.data_dir / "ledger.db"
+        return Path(self.database_url.removeprefix(_SQLITE)).expanduser()
+
+    @property
+    def keys(self) -> Keys:
+        """The Redis keys under this prefix."""
+        return Keys(self.stream_prefix)
+
+    @property
+    def redis_url_given(self) -> bool:
+        """Whether somebody chose the Redis URL, so that no broker of our own is to be started."""
+        return "redis_url" in self.model_fields_set
+
+
+def load_settings(**given: object) -> Settings:
+    """The settings from the environment, with ``given`` values above them.
+
+    Raises:
+        InvalidInput: a value can't be used; the message names the variable.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # validated right here
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"DSPY_LEDGER_{name}={first['input']!r} can't be used: {reason}") from None

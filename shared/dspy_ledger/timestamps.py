@@ -1,0 +1,36 @@
+"""Moments in one spelling: UTC, microseconds, ``Z`` — so that text order is time order."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+__all__ = ["canonical_time", "to_datetime", "utc_now"]
+
+_CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+
+
+def utc_now() -> str:
+    """This moment, e.g. ``2026-11-22T10:00:00.123456Z``."""
+    return _spell(datetime.now(UTC))
+
+
+def canonical_time(text: str) -> str:
+    """An RFC 3339 time in the one spelling.
+
+    Raises:
+        ValueError: not a time, or one without an offset.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no offset; write it in UTC with a Z at the end")
+    return text if _CANONICAL.fullmatch(text) else _spell(moment.astimezone(UTC))
+
+
+def to_datetime(text: str) -> datetime:
+    """The moment that a canonical time names, with its zone (UTC)."""
+    return datetime.fromisoformat(text)
+
+
+def _spell(moment: datetime) -> str:
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

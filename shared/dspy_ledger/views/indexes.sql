@@ -1,0 +1,10 @@
+-- Made last when a view is built by replay; each also orders by position, the key of every page.
+
+CREATE UNIQUE INDEX executions_by_id ON executions (execution_id);
+CREATE INDEX executions_by_program ON executions (program_id, content_hash);
+CREATE INDEX executions_by_model ON executions (model_id);
+CREATE INDEX executions_by_trace ON executions (trace_id) WHERE trace_id IS NOT NULL;
+CREATE INDEX executions_failed ON executions (position) WHERE status = 'error';
+CREATE INDEX executions_by_time ON executions (time);
+CREATE INDEX evaluations_by_program ON evaluations (program_id, content_hash);
+CREATE INDEX evaluations_by_execution ON evaluations (execution_id) WHERE execution_id IS NOT NULL;

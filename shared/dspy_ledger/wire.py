@@ -1,0 +1,180 @@
+"""Events as bytes: the fields of one stream entry, encoded and decoded.
+
+An entry has ``__data__`` (one CloudEvent as UTF-8 JSON) and, optionally, ``body`` (JSON), bound to it by
+``bodydigest``. The bytes of a decoded entry are kept as they came, so that unknown fields survive.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from dspy_ledger.errors import InvalidEvent
+from dspy_ledger.events import EVENT_TYPES, event_adapter
+from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
+from dspy_ledger.timestamps import canonical_time
+
+__all__ = ["Entry", "body_digest", "decode", "encode", "pack", "peek_sequence", "unpack"]
+
+_KNOWN_TYPES = frozenset(EVENT_TYPES.values())
+_TYPE_PREFIX = "org.dspy-ledger."
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One valid event as it arrived.
+
+    ``envelope`` is the decoded CloudEvent, ``payload`` its bytes, ``time`` its time in the one spelling,
+    ``digest`` the SHA-256 of payload (which holds the body's digest): equal digests, equal events.
+    """
+
+    event_id: str
+    type: str
+    subject: str | None
+    source: str
+    sequence: int
+    time: str
+    envelope: dict[str, Any]
+    payload: bytes
+    body: bytes | None
+    digest: str
+
+
+def body_digest(body: bytes) -> str:
+    """``sha256:<hex>`` of a body's bytes."""
+    return "sha256:" + sha256(body).hexdigest()
+
+
+def encode(
+    kind: str,
+    data: Mapping[str, Any],
+    *,
+    event_id: str,
+    source: str,
+    sequence: int,
+    time: str,
+    subject: str | None = None,
+    body: bytes | None = None,
+    context: Mapping[str, str] | None = None,
+) -> bytes:
+    """The ``__data__`` bytes of one event.
+
+    Args:
+        kind: the short name, a key of ``EVENT_TYPES``.
+        data: JSON-able fields of that event.
+        context: further attributes (environment, service, release).
+    """
+    envelope: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": source,
+        "type": EVENT_TYPES[kind],
+        "time": time,
+        "datacontenttype": "application/json",
+        "sequence": f"{sequence:010d}",
+    }
+    if subject is not None:
+        envelope["subject"] = subject
+    if body is not None:
+        envelope["bodydigest"] = body_digest(body)
+    if context:
+        envelope.update(context)
+    envelope["data"] = data
+    return orjson.dumps(envelope)
+
+
+def decode(fields: Mapping[bytes, bytes]) -> Entry:
+    """One stream entry's fields as an event.
+
+    Raises:
+        InvalidEvent: with a ``reason`` of ``no-data``, ``not-json``, ``unknown-type``, ``not-an-event``,
+            ``body-digest`` or ``body-not-json``.
+    """
+    payload = fields.get(DATA_FIELD)
+    if payload is None:
+        raise InvalidEvent("no-data", f"the entry has no {DATA_FIELD.decode()} field")
+    try:
+        envelope = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise InvalidEvent("not-json", str(error)) from None
+    if not isinstance(envelope, dict):
+        raise InvalidEvent("not-an-event", f"a CloudEvent is an object, not {type(envelope).__name__}")
+    kind = envelope.get("type")
+    if kind not in _KNOWN_TYPES if isinstance(kind, str) else True:
+        raise InvalidEvent("unknown-type", f"this release does not know type {kind!r}")
+    try:
+        event_adapter.validate_python(envelope)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        raise InvalidEvent("not-an-event", f"{where}: {first['msg']}") from None
+    body = fields.get(BODY_FIELD)
+    _check_body(envelope.get("bodydigest"), body)
+    return Entry(
+        event_id=envelope["id"],
+        type=envelope["type"],
+        subject=envelope.get("subject"),
+        source=envelope["source"],
+        sequence=int(envelope["sequence"]),
+        time=canonical_time(envelope["time"]),
+        envelope=envelope,
+        payload=payload,
+        body=body,
+        digest=sha256(payload).hexdigest(),
+    )
+
+
+def peek_sequence(fields: Mapping[bytes, bytes]) -> tuple[str, int] | None:
+    """Source and sequence of an entry that is no valid event, where they can be read at all."""
+    try:
+        envelope = orjson.loads(fields.get(DATA_FIELD, b""))
+        source, sequence = envelope["source"], int(envelope["sequence"])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None
+    return (source, sequence) if isinstance(source, str) and sequence > 0 else None
+
+
+def pack(fields: Mapping[bytes, bytes]) -> bytes:
+    """An entry's fields as JSON that a person can read and :func:`unpack` turns back to the byte.
+
+    Values that are no UTF-8 become ``{"base64": …}``; names that are none are spelled with ``\\x``.
+    """
+    return orjson.dumps({_text(name): _readable(value) for name, value in fields.items()})
+
+
+def unpack(raw: bytes) -> dict[bytes, bytes]:
+    """The fields that :func:`pack` wrote."""
+    return {
+        name.encode(): value.encode() if isinstance(value, str) else b64decode(value["base64"])
+        for name, value in orjson.loads(raw).items()
+    }
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _readable(value: bytes) -> str | dict[str, str]:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"base64": b64encode(value).decode("ascii")}
+
+
+def _check_body(digest: object, body: bytes | None) -> None:
+    if body is None:
+        if digest is not None:
+            raise InvalidEvent("body-digest", "the event names a body that did not come with it")
+        return
+    if digest != body_digest(body):
+        raise InvalidEvent("body-digest", "the body is not the one whose digest the event carries")
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidEvent("body-not-json", str(error)) from None
