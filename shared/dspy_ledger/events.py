@@ -36,6 +36,7 @@ __all__ = [
 Timestamp = Annotated[str, AfterValidator(canonical_time)]
 Text = Annotated[str, Field(min_length=1, max_length=512)]
 Number = int | float
+Range = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
 
 
 class _Fact(BaseModel):
@@ -146,8 +147,8 @@ class ProducerReported(_Fact):
 
     first: int = Field(ge=1)
     last: int = Field(ge=0)
-    dropped: list[tuple[int, int]] = []
-    unconfirmed: list[tuple[int, int]] = []
+    dropped: list[Range] = []
+    unconfirmed: list[Range] = []
     sampled_out: int = Field(0, ge=0)
     reason: Literal["start", "interval", "close"]
 

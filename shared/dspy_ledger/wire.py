@@ -141,7 +141,7 @@ def peek_sequence(fields: Mapping[bytes, bytes]) -> tuple[str, int] | None:
 
 
 def pack(fields: Mapping[bytes, bytes]) -> bytes:
-    """An entry's fields as JSON that a person can read and :func:`unpack` turns back to the byte.
+    r"""An entry's fields as JSON that a person can read and :func:`unpack` turns back to the byte.
 
     Values that are no UTF-8 become ``{"base64": …}``; names that are none are spelled with ``\\x``.
     """

@@ -1,0 +1,84 @@
+"""Real servers and throw-away folders for every suite."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dspy_ledger.settings import Settings, load_settings
+from servers import Valkey
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+for name in [name for name in os.environ if name.startswith("DSPY_LEDGER_")]:
+    del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def _shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey(_shared_valkey: Valkey) -> Valkey:
+    """The session's server, emptied. Leave it running."""
+    client = _shared_valkey.client()
+    client.flushall()
+    client.close()
+    return _shared_valkey
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A server of the test's own, started, that it may kill and start again."""
+    server = Valkey(tmp_path / "valkey").start()
+    yield server
+    if server.process is not None:
+        server.thaw()
+    server.stop()
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings whose every folder lies under the test's own."""
+
+    def make(redis_url: str, **more: object) -> Settings:
+        folders = {
+            "data_dir": tmp_path / "data",
+            "programs_dir": tmp_path / "dspy_programs",
+            "wal_dir": tmp_path / "wal",
+            "models_file": tmp_path / "models.yaml",
+        }
+        return load_settings(**{"redis_url": redis_url, "_env_file": None, **folders, **more})
+
+    return make
+
+
+@pytest.fixture
+def settings(valkey: Valkey, make_settings: Callable[..., Settings]) -> Settings:
+    """Settings for the session's server."""
+    return make_settings(valkey.url)
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait until a condition holds; fail with its last error when it does not in time."""
+
+    def wait(condition: Callable[[], object], *, within: float = 15.0) -> None:
+        deadline = time.monotonic() + within
+        while True:
+            try:
+                if condition():
+                    return
+                problem: object = "still false"
+            except AssertionError as error:
+                problem = error
+            assert time.monotonic() < deadline, f"not within {within} s: {problem}"
+            time.sleep(0.02)
+
+    return wait
