@@ -1,0 +1,60 @@
+"""The values of the Redis registry as bytes: what producers and the projector both write and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from dspy_ledger.versions import Known
+
+__all__ = ["decode_content", "decode_known", "encode_content", "encode_known"]
+
+
+def encode_known(version: str, interface: Mapping[str, Any] | None) -> bytes:
+    """A field's value in the hash ``Keys.program``: the label that a content has, and its interface."""
+    return orjson.dumps({"version": version, "interface": interface})
+
+
+def decode_known(value: bytes) -> Known:
+    """What :func:`encode_known` wrote.
+
+    Raises:
+        ValueError: it wrote something else.
+    """
+    fields = _object(value)
+    version = fields.get("version")
+    if not isinstance(version, str):
+        raise ValueError("a registry entry has no version")
+    return Known(version, fields.get("interface"))
+
+
+def encode_content(data: Mapping[str, Any], state: object) -> bytes:
+    """A field's value in the hash ``Keys.contents``.
+
+    Args:
+        data: the ProgramRegistered event's own fields.
+        state: its body, decoded; None when it came without one.
+    """
+    return orjson.dumps({"data": data, "state": state})
+
+
+def decode_content(value: bytes) -> tuple[dict[str, Any], Any]:
+    """What :func:`encode_content` wrote: data and state.
+
+    Raises:
+        ValueError: it wrote something else.
+    """
+    fields = _object(value)
+    data = fields.get("data")
+    if not isinstance(data, dict):
+        raise ValueError("a registry content has no data")
+    return data, fields.get("state")
+
+
+def _object(value: bytes) -> dict[str, Any]:
+    fields = orjson.loads(value)
+    if not isinstance(fields, dict):
+        raise ValueError("a registry value is a JSON object")
+    return fields
