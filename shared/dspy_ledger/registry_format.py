@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from dspy_ledger.errors import InvalidInput
 from dspy_ledger.versions import Known
 
 __all__ = ["decode_content", "decode_known", "encode_content", "encode_known"]
@@ -21,12 +22,12 @@ def decode_known(value: bytes) -> Known:
     """What :func:`encode_known` wrote.
 
     Raises:
-        ValueError: it wrote something else.
+        InvalidInput: it wrote something else.
     """
     fields = _object(value)
     version = fields.get("version")
     if not isinstance(version, str):
-        raise ValueError("a registry entry has no version")
+        raise InvalidInput("a registry entry has no version")
     return Known(version, fields.get("interface"))
 
 
@@ -44,17 +45,17 @@ def decode_content(value: bytes) -> tuple[dict[str, Any], Any]:
     """What :func:`encode_content` wrote: data and state.
 
     Raises:
-        ValueError: it wrote something else.
+        InvalidInput: it wrote something else.
     """
     fields = _object(value)
     data = fields.get("data")
     if not isinstance(data, dict):
-        raise ValueError("a registry content has no data")
+        raise InvalidInput("a registry content has no data")
     return data, fields.get("state")
 
 
 def _object(value: bytes) -> dict[str, Any]:
     fields = orjson.loads(value)
     if not isinstance(fields, dict):
-        raise ValueError("a registry value is a JSON object")
+        raise InvalidInput("a registry value is a JSON object")
     return fields

@@ -25,7 +25,7 @@ def test_fields_that_a_later_release_adds_do_no_harm() -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"{}", b'{"version":1}', b'{"data":[]}'])
-def test_what_is_no_registry_value_is_a_value_error(value: bytes) -> None:
+def test_what_is_no_registry_value_is_refused(value: bytes) -> None:
     with pytest.raises(ValueError):
         decode_known(value)
     with pytest.raises(ValueError):
