@@ -1,0 +1,156 @@
+"""Registrations on their way to a version: proposed by a producer, settled in one Redis transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import redis
+
+from dspy_ledger import wire
+from dspy_ledger.errors import LedgerUnavailable
+from dspy_ledger.keys import BODY_FIELD, DATA_FIELD, Keys
+from dspy_ledger.registry_format import decode_known, encode_content, encode_known
+from dspy_ledger.versions import Decision, Known, decide_version
+
+__all__ = ["Proposal", "Settled", "settle"]
+
+_ATTEMPTS = 100  # each failed one means that another replica's registration went through
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A registration whose version is not decided.
+
+    ``data`` is ProgramRegistered with the proposed version; ``requested`` and ``base_version`` are what
+    the caller asked for and decide what it becomes; ``body`` is the state as JSON.
+    """
+
+    event_id: str
+    time: str
+    data: dict[str, Any]
+    body: bytes | None
+    requested: str | None
+    base_version: str | None
+    source: str = ""
+    sequence: int = 0
+    context: Mapping[str, str] | None = None
+
+    def with_sequence(self, sequence: int, source: str, context: Mapping[str, str]) -> Proposal:
+        """The proposal with its place in a producer's account."""
+        return replace(self, sequence=sequence, source=source, context=context)
+
+    def decide(self, known: Mapping[str, Known]) -> Decision:
+        """The version rule, on what is known of the program."""
+        data = self.data
+        variant = data.get("optimizer") is not None and data.get("parent_id") == data["program_id"]
+        return decide_version(
+            known,
+            data["content_hash"],
+            data.get("interface"),
+            requested=self.requested,
+            base_version=self.base_version,
+            parent_version=data.get("parent_version") if variant else None,
+        )
+
+    def event(self, decision: Decision) -> bytes:
+        """The final event under the decided version."""
+        data = {**self.data, "version": decision.version}
+        if (
+            decision.already_known
+            and data.get("optimizer")
+            and decision.version == data.get("parent_version")
+        ):
+            data["optimizer"] = {**data["optimizer"], "changed": False}
+        return wire.encode(
+            "ProgramRegistered",
+            data,
+            event_id=self.event_id,
+            source=self.source,
+            sequence=self.sequence,
+            time=self.time,
+            subject=data["program_id"],
+            body=self.body,
+            context=self.context,
+        )
+
+    def to_bytes(self) -> bytes:
+        """For the write-ahead file; ``source`` stands on top as it does in an event."""
+        return orjson.dumps(
+            {
+                "source": self.source,
+                "sequence": self.sequence,
+                "id": self.event_id,
+                "time": self.time,
+                "context": dict(self.context or {}),
+                "requested": self.requested,
+                "base_version": self.base_version,
+                "data": self.data,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, body: bytes | None) -> Proposal:
+        """What :meth:`to_bytes` wrote."""
+        kept = orjson.loads(raw)
+        return cls(
+            event_id=kept["id"],
+            time=kept["time"],
+            data=kept["data"],
+            body=body,
+            requested=kept["requested"],
+            base_version=kept["base_version"],
+            source=kept["source"],
+            sequence=kept["sequence"],
+            context=kept["context"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A registration whose version is decided; ``event`` is what was sent."""
+
+    proposal: Proposal
+    decision: Decision
+    event: bytes
+
+
+def settle(client: redis.Redis, keys: Keys, proposal: Proposal) -> Settled:
+    """Decide the version against the registry and send the event, in one transaction.
+
+    Replicas that start at once race on the program's registry hash: ``WATCH`` makes all but one look
+    again, and they then find the content known.
+
+    Raises:
+        RedisError: Redis could not be asked; nothing was decided, or it was and will be found known.
+    """
+    data = proposal.data
+    program_id, content_hash = data["program_id"], data["content_hash"]
+    key = keys.program(program_id)
+    with client.pipeline() as pipeline:
+        for _ in range(_ATTEMPTS):
+            pipeline.watch(key)
+            registered: dict[bytes, bytes] = pipeline.hgetall(key)  # type: ignore[assignment]  # immediate after WATCH
+            known = {name.decode(): decode_known(value) for name, value in registered.items()}
+            decision = proposal.decide(known)
+            event = proposal.event(decision)
+            fields = {DATA_FIELD: event} | ({} if proposal.body is None else {BODY_FIELD: proposal.body})
+            pipeline.multi()
+            if not decision.already_known:
+                pipeline.hset(key, content_hash, encode_known(decision.version, data.get("interface")))
+            state = None if proposal.body is None else orjson.loads(proposal.body)
+            pipeline.hsetnx(
+                keys.contents(program_id),
+                content_hash,
+                encode_content({**data, "version": decision.version}, state),
+            )
+            pipeline.sadd(keys.programs, program_id)
+            pipeline.xadd(keys.events, fields)
+            try:
+                pipeline.execute()
+            except redis.WatchError:
+                continue
+            return Settled(proposal, decision, event)
+    raise LedgerUnavailable(f"other replicas kept registering {program_id!r}; it is tried again")
