@@ -1,0 +1,207 @@
+"""A DSPy program as one value: form, content hash, interface and loadable state, read without changing it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dspy_ledger import identity
+from dspy_ledger.identity import Field, Interface
+from dspy_ledger.producer.programform import field_forms, program_form, state_form
+from dspy_ledger.producer.source import source_of
+from dspy_ledger.producer.structure import (
+    as_program,
+    children,
+    dspy_module,
+    only_signature,
+    parameter_class,
+    walk,
+)
+from dspy_ledger.producer.typeform import type_form, type_text
+from dspy_ledger.producer.valueform import plain
+
+__all__ = ["Canonical", "canonicalize", "fingerprint"]
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """All that a registration says of a program, and the live objects that answer for it.
+
+    ``state`` is ``{"form": form, "blobs": {digest: base64}}``: the form is itself what can be loaded, once
+    the bytes in its demos are put back. ``opaque`` programs are tracked but can't be loaded: some of their
+    code could not be read.
+    """
+
+    form: dict[str, Any]
+    content_hash: str
+    interface: Interface
+    kind: Literal["signature", "module"]
+    signature: dict[str, Any] | None
+    state: dict[str, Any]
+    class_name: str
+    module_path: str
+    source_code: str | None
+    code_hash: str | None
+    opaque: bool
+    program: Any
+    process_output: Callable[[Any], Any] | None
+
+
+def canonicalize(program_class: Any) -> Canonical:
+    """Read a Signature class, string signature, Module instance, or Module class that needs no arguments.
+
+    A signature is the program ``dspy.Predict(signature)``; a plain Predict is named after its signature.
+    Raises InvalidProgram, whose message says what to pass instead.
+    """
+    program = as_program(program_class)
+    nodes = walk(program)
+    blobs: dict[str, str] = {}
+    form = program_form(nodes, blobs)
+    plain_predict = type(program) is dspy_module().Predict
+    named = program.signature if plain_predict else type(program)
+    signature = only_signature(program, nodes)
+    source = source_of(named)
+    return Canonical(
+        form=form,
+        content_hash=identity.content_hash(form),
+        interface=_interface(program, signature),
+        kind="signature" if plain_predict else "module",
+        signature=None if signature is None else _signature_text(signature),
+        state={"form": form, "blobs": blobs},
+        class_name=named.__name__,
+        module_path=named.__module__,
+        source_code=source,
+        code_hash=None if source is None else identity.code_hash(source),
+        opaque=any(entry.get("opaque", False) for entry in form["modules"] + form["parameters"]),
+        program=program,
+        process_output=_process_output(program, named),
+    )
+
+
+def fingerprint(program: Any) -> Hashable:
+    """A value that changes when a predictor's signature, demos (identity, length), fields, config or lm did.
+
+    Some microseconds a predictor: it tells when ``canonicalize`` must run again. It keeps what it compares
+    alive, so that an address used again can't pass for no change.
+    """
+    dspy = dspy_module()
+    parts: list[Hashable] = []
+    seen: set[int] = set()
+    pending = [program]
+    while pending:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dspy.Predict):
+            parts.append(_predictor_print(value))
+        else:
+            parts.append((_Same(value), "forward" in vars(value)))
+            if isinstance(value, parameter_class()):
+                parts.append(repr(state_form(value)))
+        if isinstance(value, dspy.Module):
+            pending.extend(item for _, item in children(value))
+    return tuple(parts)
+
+
+class _Same:
+    """An object compared by identity and kept alive."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.held is other.held
+
+    def __hash__(self) -> int:
+        return id(self.held)
+
+
+def _predictor_print(predictor: Any) -> Hashable:
+    # Through its dict: a module's attributes go through Python code of DSPy's at every access.
+    held = vars(predictor)
+    demos, signature, lm = held.get("demos"), held.get("signature"), held.get("lm")
+    return (
+        _Same(signature),
+        signature.__doc__,
+        _Same(demos),
+        tuple(map(_Same, demos or ())),
+        repr(held.get("fields")),
+        repr(held.get("config")),
+        _Same(lm),
+        getattr(lm, "model", None),
+    )
+
+
+def _interface(program: Any, signature: Any) -> Interface:
+    of_signature = (
+        _signature_interface(signature) if signature is not None else Interface(inputs=[], outputs=[])
+    )
+    inputs = [] if isinstance(program, dspy_module().Predict) else _forward_inputs(program)
+    return Interface(inputs=inputs or of_signature["inputs"], outputs=of_signature["outputs"])
+
+
+def _signature_interface(signature: Any) -> Interface:
+    fields: dict[str, list[Field]] = {"input": [], "output": []}
+    for form in field_forms(signature):
+        fields[form["role"]].append(Field(name=form["name"], type=form["type"], required=form["required"]))
+    return Interface(inputs=fields["input"], outputs=fields["output"])
+
+
+def _forward_inputs(program: Any) -> list[Field]:
+    """The named parameters of ``forward`` (or of ``aforward`` where there is no other)."""
+    forward = inspect.getattr_static(program, "forward", None) or inspect.getattr_static(
+        program, "aforward", None
+    )
+    forward = getattr(forward, "__func__", forward)
+    if forward is None:
+        return []
+    try:
+        parameters = list(inspect.signature(forward).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    try:
+        hints = typing.get_type_hints(forward, include_extras=True)
+    except Exception:  # noqa: BLE001 - a hint that can't be evaluated here stays the text it is
+        hints = dict(getattr(forward, "__annotations__", {}))
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [
+        Field(
+            name=p.name, type=type_form(hints.get(p.name, Any)), required=p.default is inspect.Parameter.empty
+        )
+        for p in parameters[1:]
+        if p.kind not in variadic
+    ]
+
+
+def _signature_text(signature: Any) -> dict[str, Any]:
+    fields = []
+    for form in field_forms(signature):
+        shown = {key: form[key] for key in ("name", "role", "desc", "required")}
+        shown["type"] = type_text(form["type"])
+        shown |= {key: form[key] for key in ("default", "constraints") if key in form}
+        fields.append(shown)
+    return {"instructions": plain(signature.instructions), "fields": fields}
+
+
+def _process_output(program: Any, owner: Any) -> Callable[[Any], Any] | None:
+    """The class's ``process_output``, to be called with the result alone, however it was declared."""
+    declared = inspect.getattr_static(owner, "process_output", None)
+    if declared is None:
+        return None
+    target = owner if owner is not type(program) else program
+    if not inspect.isfunction(declared):
+        bound = getattr(target, "process_output", None)
+        return bound if callable(bound) else None
+    required = [
+        p
+        for p in inspect.signature(declared).parameters.values()
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    return declared if len(required) < 2 else functools.partial(declared, target)

@@ -1,0 +1,164 @@
+"""The structure of a program: its modules and parameters by path, frozen ones included.
+
+Paths are DSPy's own (``self``, ``answer.predict``, ``steps[0]``, ``tools['find']``). DSPy's walks either
+skip sub-modules that were compiled before, or follow what an optimizer left behind; this one does neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dspy_ledger.errors import InvalidProgram
+from dspy_ledger.producer.typeform import of_dspy
+
+__all__ = [
+    "Node",
+    "as_program",
+    "children",
+    "constructor_settings",
+    "dspy_module",
+    "only_signature",
+    "parameter_class",
+    "walk",
+]
+
+_LEFTOVERS: Final = frozenset(
+    {"candidate_programs", "mb_candidate_programs", "trial_logs", "detailed_results", "results_best"}
+    | {"results_latest", "callbacks", "history"}
+)
+_OF_PREDICTOR: Final = _LEFTOVERS | frozenset(
+    {"signature", "demos", "traces", "train", "config", "fields", "lm", "stage"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A module or parameter at its path; ``same_as`` is the path where the same object was met first."""
+
+    path: str
+    value: Any
+    same_as: str | None = None
+
+
+@functools.cache
+def dspy_module() -> Any:
+    """DSPy, imported when something first needs it: importing the producer takes no second."""
+    return importlib.import_module("dspy")
+
+
+@functools.cache
+def parameter_class() -> Any:
+    """The mark of what DSPy's optimizers tune: predictors, and a few other things with a state."""
+    return importlib.import_module("dspy.predict.parameter").Parameter
+
+
+def as_program(program_class: Any) -> Any:
+    """The dspy.Module to call: the instance given, or one made from a signature, string or class.
+
+    Raises InvalidProgram, whose message says what to pass.
+    """
+    dspy = dspy_module()
+    if isinstance(program_class, dspy.Module):
+        return program_class
+    if isinstance(program_class, str):
+        try:
+            return dspy.Predict(program_class)
+        except Exception as error:
+            raise InvalidProgram(
+                f"{program_class!r} is no signature ({error}); pass one such as 'question -> answer: int'"
+            ) from error
+    if isinstance(program_class, type) and issubclass(program_class, dspy.Signature):
+        if not program_class.output_fields:
+            raise InvalidProgram(f"{program_class.__name__} has no output field; pass a Signature with one")
+        return dspy.Predict(program_class)
+    if isinstance(program_class, type) and issubclass(program_class, dspy.Module):
+        name = program_class.__name__
+        try:
+            return program_class()
+        except Exception as error:
+            raise InvalidProgram(
+                f"{name} can't be built without arguments ({error}); pass an instance: {name}(…)"
+            ) from error
+    what = program_class.__name__ if isinstance(program_class, type) else type(program_class).__name__
+    raise InvalidProgram(
+        f"{what} is no program; pass a dspy.Signature class, a string such as 'question -> answer', "
+        "a dspy.Module instance, or a dspy.Module class that builds without arguments"
+    )
+
+
+def walk(program: Any) -> list[Node]:
+    """Every module and parameter once under its first path, attributes in alphabetical order.
+
+    Where an object is met again, a cycle included, the second path is listed with ``same_as``. The result
+    does not depend on the order in which attributes were set.
+    """
+    dspy = dspy_module()
+    first: dict[int, str] = {}
+    nodes: list[Node] = []
+    pending = [("self", program)]
+    while pending:
+        path, value = pending.pop()
+        seen = first.get(id(value))
+        nodes.append(Node(path, value, seen))
+        if seen is not None:
+            continue
+        first[id(value)] = path
+        if isinstance(value, dspy.Module):
+            prefix = "" if value is program else f"{path}."
+            pending += reversed(
+                [(prefix + name, item) for name, item in sorted(children(value), key=_by_path)]
+            )
+    return nodes
+
+
+def children(module: Any) -> Iterator[tuple[str, Any]]:
+    """A module's own modules and parameters, one level of list, tuple or dict deep, in no fixed order."""
+    dspy = dspy_module()
+    kinds = (dspy.Module, parameter_class())
+    skipped = _OF_PREDICTOR if isinstance(module, dspy.Predict) else _LEFTOVERS
+    for name, value in vars(module).items():
+        if name in skipped:
+            continue
+        if isinstance(value, kinds):
+            yield name, value
+        elif isinstance(value, list | tuple):
+            yield from ((f"{name}[{i}]", item) for i, item in enumerate(value) if isinstance(item, kinds))
+        elif isinstance(value, dict):
+            yield from ((f"{name}['{key}']", item) for key, item in value.items() if isinstance(item, kinds))
+
+
+def only_signature(program: Any, nodes: list[Node]) -> Any:
+    """The signature a program as a whole has: its ``signature``, or its only predictor's, else None."""
+    dspy = dspy_module()
+    try:
+        own = getattr(program, "signature", None)
+    except Exception:  # noqa: BLE001 - a property of the host's own; without it there is just no signature
+        own = None
+    if isinstance(own, type) and issubclass(own, dspy.Signature):
+        return own
+    predictors = [node.value for node in nodes if isinstance(node.value, dspy.Predict) and not node.same_as]
+    return predictors[0].signature if len(predictors) == 1 else None
+
+
+def _by_path(item: tuple[str, Any]) -> tuple[int, str]:
+    name = item[0]
+    # list[10] comes after list[9]
+    return (len(name), name) if name.endswith("]") and "['" not in name else (0, name)
+
+
+def constructor_settings(module: Any) -> dict[str, Any]:
+    """The scalar settings that DSPy's own classes took as arguments and kept: max_iters, N, threshold."""
+    names = {
+        name
+        for cls in type(module).__mro__
+        if of_dspy(cls) and "__init__" in vars(cls)
+        for name in inspect.signature(vars(cls)["__init__"]).parameters
+    }
+    kept = vars(module)
+    scalars = (str, int, float, bool, type(None))
+    return {name: kept[name] for name in sorted(names) if name in kept and isinstance(kept[name], scalars)}
