@@ -15,7 +15,7 @@ from dspy_ledger.keys import BODY_FIELD, DATA_FIELD, Keys
 from dspy_ledger.registry_format import decode_known, encode_content, encode_known
 from dspy_ledger.versions import Decision, Known, decide_version
 
-__all__ = ["Proposal", "Settled", "settle"]
+__all__ = ["Proposal", "Settled", "entry_fields", "settle"]
 
 _ATTEMPTS = 100  # each failed one means that another replica's registration went through
 
@@ -117,6 +117,11 @@ class Settled:
     event: bytes
 
 
+def entry_fields(event: bytes, body: bytes | None) -> dict[Any, Any]:
+    """The fields of a stream entry."""
+    return {DATA_FIELD: event} if body is None else {DATA_FIELD: event, BODY_FIELD: body}
+
+
 def settle(client: redis.Redis, keys: Keys, proposal: Proposal) -> Settled:
     """Decide the version against the registry and send the event, in one transaction.
 
@@ -131,12 +136,11 @@ def settle(client: redis.Redis, keys: Keys, proposal: Proposal) -> Settled:
     key = keys.program(program_id)
     with client.pipeline() as pipeline:
         for _ in range(_ATTEMPTS):
-            pipeline.watch(key)
+            pipeline.watch(key)  # type: ignore[no-untyped-call]
             registered: dict[bytes, bytes] = pipeline.hgetall(key)  # type: ignore[assignment]  # immediate after WATCH
             known = {name.decode(): decode_known(value) for name, value in registered.items()}
             decision = proposal.decide(known)
             event = proposal.event(decision)
-            fields = {DATA_FIELD: event} | ({} if proposal.body is None else {BODY_FIELD: proposal.body})
             pipeline.multi()
             if not decision.already_known:
                 pipeline.hset(key, content_hash, encode_known(decision.version, data.get("interface")))
@@ -147,7 +151,7 @@ def settle(client: redis.Redis, keys: Keys, proposal: Proposal) -> Settled:
                 encode_content({**data, "version": decision.version}, state),
             )
             pipeline.sadd(keys.programs, program_id)
-            pipeline.xadd(keys.events, fields)
+            pipeline.xadd(keys.events, entry_fields(event, proposal.body))
             try:
                 pipeline.execute()
             except redis.WatchError:

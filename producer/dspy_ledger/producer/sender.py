@@ -21,8 +21,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from dspy_ledger.errors import LedgerUnavailable
-from dspy_ledger.keys import BODY_FIELD, DATA_FIELD, Keys
+from dspy_ledger.keys import Keys
 from dspy_ledger.producer.outbox import Outbox
+from dspy_ledger.producer.proposals import entry_fields
 from dspy_ledger.producer.wal import Record, WalFolder
 
 __all__ = ["Registrar", "Sender"]
@@ -249,10 +250,7 @@ class Sender:
             elif record.proposal:
                 outbox.decided(self._registrar(client, record))
             else:
-                fields = {DATA_FIELD: record.event}
-                if record.body is not None:
-                    fields[BODY_FIELD] = record.body
-                pipeline.xadd(self._keys.events, fields)
+                pipeline.xadd(self._keys.events, entry_fields(record.event, record.body))
         if len(pipeline):
             pipeline.execute()
         outbox.sent = max(outbox.sent, records[-1].sequence)

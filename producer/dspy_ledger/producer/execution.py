@@ -1,0 +1,104 @@
+"""Running one program once on one model, and what there is to record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dspy
+from dspy.dsp.utils.settings import settings as dspy_settings
+
+from dspy_ledger.errors import InvalidFields
+from dspy_ledger.identity import Interface
+from dspy_ledger.producer.capture import Capture
+from dspy_ledger.timestamps import utc_now
+
+__all__ = ["ExecutionInfo", "Run", "check_inputs", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionInfo:
+    """What is known of one execution; ``execution_id`` is also its event's id.
+
+    ``latency_ms`` is milliseconds, ``cost_usd`` US dollars (None when no price is known), ``usage`` token
+    counts, ``models`` what answered (model ids where they are ours), ``prediction`` the raw Prediction.
+    """
+
+    execution_id: str
+    program_id: str
+    program_name: str
+    program_version: str | None
+    content_hash: str
+    model_id: str
+    model_info: dict[str, Any]
+    models: list[str]
+    model_pinned: bool
+    timestamp: str
+    latency_ms: float
+    usage: dict[str, int | float]
+    cost_usd: float | None
+    trace_id: str | None
+    prediction: Any = field(repr=False)
+
+
+@dataclass(slots=True)
+class Run:
+    """One run: its capture and how it ended."""
+
+    capture: Capture
+    started_at: str
+    prediction: Any = None
+    value: Any = None
+    error: BaseException | None = None
+    latency_ms: float = 0.0
+    adapter: str = "ChatAdapter"
+
+
+def check_inputs(program_id: str, interface: Interface | None, given: Mapping[str, Any]) -> None:
+    """Refuse unknown and missing inputs before any model is called.
+
+    Raises:
+        InvalidFields: the message names them all and lists what is expected.
+    """
+    if not isinstance(given, Mapping):
+        raise InvalidFields(
+            f"input_data for {program_id!r} is {type(given).__name__}; pass a dict of input fields"
+        )
+    inputs = [] if interface is None else interface["inputs"]
+    if not inputs:  # a forward(**kwargs) whose inputs can't be told
+        return
+    names = [one["name"] for one in inputs]
+    unknown = [str(name) for name in given if name not in names]
+    missing = [one["name"] for one in inputs if one["required"] and one["name"] not in given]
+    problems = [f"unknown {', '.join(unknown)}"] if unknown else []
+    problems += [f"missing {', '.join(missing)}"] if missing else []
+    if problems:
+        raise InvalidFields(
+            f"input fields of {program_id!r}: {'; '.join(problems)} (expected: {', '.join(names)})"
+        )
+
+
+async def run(
+    program: Any, lm: Any, inputs: Mapping[str, Any], process_output: Callable[[Any], Any] | None
+) -> Run:
+    """Call a program on a model; the exception, if any, is in the result, not raised.
+
+    The LM is set for this call only (``dspy.context``), so that concurrent calls may use others. A module
+    with ``aforward`` is awaited, another runs in DSPy's worker threads.
+    """
+    capture = Capture()
+    this = Run(capture, utc_now())
+    try:
+        with dspy.context(lm=lm, callbacks=[*(dspy_settings.callbacks or ()), capture]):
+            this.adapter = type(dspy_settings.adapter or dspy.ChatAdapter()).__name__
+            if hasattr(program, "aforward"):
+                this.prediction = await program.acall(**inputs)
+            else:
+                this.prediction = await dspy.asyncify(program)(**inputs)
+        this.latency_ms = capture.elapsed_ms()
+        this.value = this.prediction if process_output is None else process_output(this.prediction)
+    except BaseException as error:  # noqa: BLE001  also cancellation: recorded, then raised by the caller
+        this.latency_ms = this.latency_ms or capture.elapsed_ms()
+        this.error = error
+    return this

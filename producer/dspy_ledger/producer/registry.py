@@ -1,0 +1,235 @@
+"""What this process knows of programs and versions: a cache of the registry in Redis."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field, replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from dspy_ledger.errors import LedgerError, UnknownProgram, UnknownVersion
+from dspy_ledger.producer.ledger import Ledger
+from dspy_ledger.producer.proposals import Proposal, Settled
+from dspy_ledger.registry_format import decode_content, decode_known
+from dspy_ledger.versions import Known, highest_release
+
+if TYPE_CHECKING:
+    import redis
+
+__all__ = ["ProgramMetadata", "ProgramRegistry"]
+
+_log = logging.getLogger("dspy_ledger.producer")
+
+_DECIDE = 0.2  # seconds a registration may wait for Redis; 250 ms with everything around it
+_LOOK = 0.2  # seconds a look at Redis may take when the cache lacks something
+_FRESH = 2.0  # seconds for which a look is not repeated
+
+
+@dataclass(frozen=True)
+class ProgramMetadata:
+    """One version of one program, as this process knows it.
+
+    ``provisional`` is true while Redis could not be asked: the version may still become another.
+    """
+
+    id: str
+    name: str
+    version: str
+    content_hash: str
+    event_id: str
+    provisional: bool
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+    kind: str = "signature"
+    parent_id: str | None = None
+    parent_version: str | None = None
+    optimizer: dict[str, Any] | None = None
+    class_name: str | None = None
+    module_path: str | None = None
+    code_hash: str | None = None
+    source_code: str | None = None
+    signature: dict[str, Any] | None = None
+    interface: dict[str, Any] | None = None
+    created_at: str | None = None
+
+    @classmethod
+    def of(
+        cls, data: dict[str, Any], *, event_id: str = "", provisional: bool = False, version: str = ""
+    ) -> ProgramMetadata:
+        """From a ProgramRegistered event's fields."""
+        return cls(
+            id=data["program_id"],
+            version=version or data["version"],
+            event_id=event_id,
+            provisional=provisional,
+            tags=tuple(data.get("tags") or ()),
+            **{
+                name: data.get(name)
+                for name in (
+                    *("name", "content_hash", "description", "kind", "parent_id", "parent_version"),
+                    *("optimizer", "class_name", "module_path", "code_hash", "source_code", "signature"),
+                    *("interface", "created_at"),
+                )
+            },  # type: ignore[arg-type]
+        )
+
+
+@dataclass
+class _Program:
+    known: dict[str, Known] = field(default_factory=dict)  # by content hash
+    metadata: dict[str, ProgramMetadata] = field(default_factory=dict)
+
+
+class ProgramRegistry:
+    """Programs and their versions; every answer comes from memory, looked up in Redis at most every 2 s."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._programs: dict[str, _Program] = {}
+        self._lock = threading.RLock()
+        self._looked_at = -_FRESH
+        ledger.on_settled(self._settled)
+
+    def register(self, proposal: Proposal) -> tuple[ProgramMetadata, str | None]:
+        """Record a registration and have its version decided, or decide it provisionally.
+
+        Returns:
+            The version, and a warning that the version rule gave.
+        """
+        data = proposal.data
+        with self._lock:
+            local = proposal.decide(self._program(data["program_id"]).known)
+        data["version"] = local.version
+        settled = self._ledger.register(proposal, timeout=_DECIDE)
+        decision = local if settled is None else settled.decision
+        metadata = ProgramMetadata.of(
+            data, event_id=proposal.event_id, provisional=settled is None, version=decision.version
+        )
+        with self._lock:
+            program = self._program(metadata.id)
+            current = program.metadata.get(metadata.content_hash)
+            if current is None or current.provisional or settled is not None:
+                self._keep(metadata)
+        return metadata, decision.warning
+
+    def _settled(self, settled: Settled) -> None:
+        """A version was decided, now or long after it was provisional (called in the sender's thread)."""
+        data = settled.proposal.data
+        with self._lock:
+            self._keep(
+                ProgramMetadata.of(data, event_id=settled.proposal.event_id, version=settled.decision.version)
+            )
+
+    def _keep(self, metadata: ProgramMetadata) -> None:
+        program = self._program(metadata.id)
+        program.metadata[metadata.content_hash] = metadata
+        program.known[metadata.content_hash] = Known(metadata.version, metadata.interface)  # type: ignore[arg-type]
+
+    def _program(self, program_id: str) -> _Program:
+        return self._programs.setdefault(program_id, _Program())
+
+    # --- questions ---
+
+    def of_content(self, program_id: str, content_hash: str) -> ProgramMetadata | None:
+        """The version of that content, from memory only."""
+        with self._lock:
+            program = self._programs.get(program_id)
+            return program.metadata.get(content_hash) if program else None
+
+    def find(self, program_id: str, version: str = "latest") -> ProgramMetadata:
+        """One version; ``latest`` is the highest release (the newest of all while there is none).
+
+        Raises:
+            UnknownProgram: the message lists the known ids.
+            UnknownVersion: the message lists the known versions.
+        """
+        found = self._find(program_id, version)
+        if found is None or version == "latest":
+            self.look(program_id)
+            found = self._find(program_id, version)
+        if found is None:
+            versions = [m.version for m in self.versions(program_id)]
+            if not versions:
+                raise UnknownProgram(program_id, self.program_ids())
+            raise UnknownVersion(program_id, version, versions)
+        return found
+
+    def _find(self, program_id: str, version: str) -> ProgramMetadata | None:
+        with self._lock:
+            program = self._programs.get(program_id)
+            if program is None or not program.metadata:
+                return None
+            by_version = {m.version: m for m in program.metadata.values()}
+            if version == "latest":
+                version = highest_release(by_version) or next(reversed(by_version))
+            return by_version.get(version)
+
+    def versions(self, program_id: str) -> list[ProgramMetadata]:
+        """All versions of a program that are known, oldest first."""
+        with self._lock:
+            program = self._programs.get(program_id)
+            found = list(program.metadata.values()) if program else []
+        return sorted(found, key=lambda m: (m.created_at or "", m.version))
+
+    def program_ids(self) -> list[str]:
+        """The ids of all programs that are known."""
+        with self._lock:
+            return sorted(name for name, program in self._programs.items() if program.metadata)
+
+    def look(self, program_id: str | None = None) -> None:
+        """Learn what other processes registered, if Redis answers soon; otherwise the cache must do.
+
+        Args:
+            program_id: only this program, at once; None looks at all, at most every two seconds.
+        """
+        if program_id is None:
+            if monotonic() - self._looked_at < _FRESH:
+                return
+            self._looked_at = monotonic()
+        try:
+            self._ledger.ask(lambda client: self._learn(client, program_id), timeout=_LOOK)
+        except LedgerError as error:
+            _log.debug("answering from the cache: %s", error)
+        except Exception as error:  # noqa: BLE001  Redis answered with an error: the cache must do
+            _log.warning("can't read the registry: %s", error)
+
+    def _learn(self, client: redis.Redis, program_id: str | None) -> None:
+        keys = self._ledger.keys
+        if program_id is None:
+            wanted: list[str] = [name.decode() for name in client.smembers(keys.programs)]  # type: ignore[union-attr]
+        else:
+            wanted = [program_id]
+        for name in wanted:
+            registered: dict[bytes, bytes] = client.hgetall(keys.program(name))  # type: ignore[assignment]
+            known = {content.decode(): decode_known(value) for content, value in registered.items()}
+            with self._lock:
+                cached = self._program(name) if known else _Program()
+                new = [content for content in known if content not in cached.metadata]
+                for content, metadata in list(cached.metadata.items()):
+                    if content in known and known[content].version != metadata.version:
+                        # Another replica decided what was provisional here.
+                        self._keep(replace(metadata, version=known[content].version, provisional=False))
+            if not new:
+                continue
+            contents: list[bytes | None] = client.hmget(keys.contents(name), new)  # type: ignore[assignment]
+            for content, value in zip(new, contents, strict=True):
+                if value is not None:
+                    data, _ = decode_content(value)
+                    with self._lock:
+                        self._keep(ProgramMetadata.of(data, version=known[content].version))
+
+    def state(self, program_id: str, content_hash: str, *, timeout: float) -> Any:
+        """The recorded state of a content, from Redis; None when it was recorded without one.
+
+        Raises:
+            LedgerUnavailable: Redis can't be asked.
+            UnknownVersion: the registry does not hold that content.
+        """
+        key = self._ledger.keys.contents(program_id)
+        value: bytes | None = self._ledger.ask(lambda client: client.hget(key, content_hash), timeout=timeout)
+        if value is None:
+            raise UnknownVersion(program_id, content_hash, ())
+        return orjson.loads(value)["state"]
