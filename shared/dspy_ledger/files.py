@@ -3,24 +3,51 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["make_folder", "sync_folder", "write_atomically"]
+__all__ = ["make_folder", "sweep", "sync_folder", "write_atomically", "write_together"]
+
+_TEMP_NAME = re.compile(r"\.\d+\.\d+\.\d+\.tmp")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file by temp file → fsync → rename → fsync of the folder."""
-    temp = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write many files, each atomically; their folders are synced once each, at the end.
+
+    All are durable once this returns. When it raises, some may be written; none is half-written.
+    """
+    temps: list[tuple[Path, Path]] = []
     try:
-        with temp.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(path)
+        for number, (path, content) in enumerate(contents.items()):
+            # Short, because the name itself may be as long as a name can be.
+            temp = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{number}.tmp")
+            temps.append((temp, path))
+            with temp.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for temp, path in temps:
+            temp.replace(path)
     except BaseException:
-        temp.unlink(missing_ok=True)
+        for temp, _ in temps:
+            temp.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    for folder in {path.parent for path in contents}:
+        sync_folder(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temp files that a killed process left in a folder; nobody may be writing there."""
+    for path in folder.glob(".*.tmp"):
+        if _TEMP_NAME.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

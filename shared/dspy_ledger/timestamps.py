@@ -24,7 +24,12 @@ def canonical_time(text: str) -> str:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no offset; write it in UTC with a Z at the end")
-    return text if _CANONICAL.fullmatch(text) else _spell(moment.astimezone(UTC))
+    if _CANONICAL.fullmatch(text):
+        return text
+    try:
+        return _spell(moment.astimezone(UTC))
+    except OverflowError:
+        raise ValueError(f"{text!r} lies outside the years 1 to 9999 in UTC") from None
 
 
 def to_datetime(text: str) -> datetime:

@@ -23,7 +23,8 @@ from dspy_ledger.timestamps import canonical_time
 __all__ = ["Entry", "body_digest", "decode", "encode", "pack", "peek_sequence", "unpack"]
 
 _KNOWN_TYPES = frozenset(EVENT_TYPES.values())
-_TYPE_PREFIX = "org.dspy-ledger."
+_MOST_LEVELS = 200
+"""How deep an event or a body may nest: what is read must be writable again (orjson writes 254 levels)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,8 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
     kind = envelope.get("type")
     if kind not in _KNOWN_TYPES if isinstance(kind, str) else True:
         raise InvalidEvent("unknown-type", f"this release does not know type {kind!r}")
+    if _too_deep(payload, envelope):
+        raise InvalidEvent("not-an-event", f"it nests deeper than {_MOST_LEVELS} levels")
     try:
         event_adapter.validate_python(envelope)
     except ValidationError as error:
@@ -175,6 +178,25 @@ def _check_body(digest: object, body: bytes | None) -> None:
     if digest != body_digest(body):
         raise InvalidEvent("body-digest", "the body is not the one whose digest the event carries")
     try:
-        orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidEvent("body-not-json", str(error)) from None
+    if _too_deep(body, value):
+        raise InvalidEvent("body-not-json", f"the body nests deeper than {_MOST_LEVELS} levels")
+
+
+def _too_deep(raw: bytes, value: object) -> bool:
+    if raw.count(b"[") + raw.count(b"{") <= _MOST_LEVELS:  # the cheap answer, right for nearly all
+        return False
+    level = [value]
+    for _ in range(_MOST_LEVELS + 1):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
