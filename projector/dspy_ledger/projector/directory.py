@@ -1,0 +1,195 @@
+"""The JSON directory: program versions and evaluations as files for git, executions as JSON Lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dspy_ledger.events import EVENT_TYPES
+from dspy_ledger.files import make_folder, sweep, sync_folder, write_atomically, write_together
+from dspy_ledger.projector.catalog import Catalog, Registered
+from dspy_ledger.projector.documents import evaluation_document, execution_line, version_document
+from dspy_ledger.projector.lines import append_lines, cut_lines
+from dspy_ledger.projector.names import evaluation_name, folder_name, version_name
+from dspy_ledger.projector.projection import Checkpoint
+from dspy_ledger.store import EventStore, StoredEvent
+
+__all__ = ["CHECKPOINT", "DIRECTORY_VERSION", "Directory"]
+
+DIRECTORY_VERSION = 1
+"""Raised with every change of what the files hold; an older directory is rewritten by replay."""
+
+CHECKPOINT = "directory.json"
+"""The checkpoint's file, in the data dir: the programs dir holds only what belongs into git."""
+
+_REGISTERED = EVENT_TYPES["ProgramRegistered"]
+_EXECUTED = EVENT_TYPES["ExecutionCompleted"]
+_EVALUATED = EVENT_TYPES["EvaluationSaved"]
+_DAY = len("2026-11-22")
+_DAYS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"
+_GITIGNORE = b"""\
+# Executions are many, and stay out of git. Written once by dspy-ledger; change it as you like.
+*/executions/
+.*.tmp
+"""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What one batch adds: whole files, and lines by (program id, day)."""
+
+    files: dict[Path, bytes] = field(default_factory=dict)
+    lines: dict[tuple[str, str], list[bytes]] = field(default_factory=dict)
+
+
+class Directory:
+    """The projection that writes ``programs_dir``.
+
+    Files are on disk before the checkpoint says so. What a crash left beyond the checkpoint is cut (lines)
+    or written again with the same bytes (files), so that two rebuilds of one ledger are equal to the byte.
+
+    Args:
+        programs_dir: where the files go; nothing is written outside it but the checkpoint.
+        data_dir: where the checkpoint lies.
+        store: the ledger.
+
+    Raises:
+        OSError: a folder or file can't be written.
+    """
+
+    name = "directory"
+    version = DIRECTORY_VERSION
+    types: Sequence[str] = ()
+
+    def __init__(self, programs_dir: Path, data_dir: Path, store: EventStore) -> None:
+        self._root = programs_dir
+        self._checkpoint_path = data_dir / CHECKPOINT
+        self._store = store
+        self._folders: set[Path] = set()
+        self._catalog: Catalog | None = None
+        make_folder(data_dir)
+        existed = programs_dir.is_dir()
+        make_folder(programs_dir)
+        if not (programs_dir / ".gitignore").exists():
+            write_atomically(programs_dir / ".gitignore", _GITIGNORE)
+        sweep(data_dir)
+        for folder in (programs_dir, *programs_dir.glob("*/"), *programs_dir.glob("*/evaluations/")):
+            sweep(folder)
+        self._position = self._read_checkpoint() if existed else 0
+        self._resume()
+
+    def position(self) -> int:
+        """Everything up to here is in the files."""
+        return self._position
+
+    def apply(self, batch: Sequence[StoredEvent]) -> None:
+        """Write what the events add, then the checkpoint."""
+        if not batch:
+            return
+        catalog = self._catalog or self._resume()
+        self._catalog = None  # until all is written: an exception leaves a catalog that ran ahead
+        self._write(self._fold(batch, catalog))
+        checkpoint = {
+            "projection": self.name,
+            "version": self.version,
+            "programs_dir": str(self._root.absolute()),
+            **asdict(Checkpoint.after(self._store, batch[-1])),
+        }
+        write_atomically(self._checkpoint_path, _document(checkpoint))
+        self._position, self._catalog = batch[-1].position, catalog
+
+    def close(self) -> None:
+        """Nothing is held open between batches."""
+
+    def _read_checkpoint(self) -> int:
+        try:
+            raw = orjson.loads(self._checkpoint_path.read_bytes())
+            checkpoint = Checkpoint(raw["ledger_id"], raw["position"], raw["event_id"])
+            current = raw["version"] == self.version and raw["programs_dir"] == str(self._root.absolute())
+        except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
+            return 0
+        return checkpoint.position if current and checkpoint.matches(self._store) else 0
+
+    def _resume(self) -> Catalog:
+        """Put files and memory back to the checkpoint, wherever they are."""
+        for path in self._root.glob(f"*/executions/{_DAYS}"):
+            cut_lines(path, self._position)
+        self._folders.clear()
+        self._catalog = Catalog(self._store.read_all(types=[_REGISTERED], upto=self._position))
+        return self._catalog
+
+    def _fold(self, batch: Sequence[StoredEvent], catalog: Catalog) -> _Pending:
+        pending = _Pending()
+        for event in batch:
+            if event.type == _EXECUTED:
+                data = event.data
+                program_id = data["program_id"]
+                version = catalog.version_of(program_id, data.get("content_hash"))
+                line = execution_line(event, version=version)
+                pending.lines.setdefault((program_id, event.time[:_DAY]), []).append(line)
+            elif event.type == _EVALUATED:
+                self._fold_evaluation(event, catalog, pending)
+            elif event.type == _REGISTERED:
+                registered = catalog.register(event.data, event.position)
+                if registered.new or registered.reworded:
+                    self._fold_registration(event, registered, batch, pending)
+        return pending
+
+    def _fold_evaluation(self, event: StoredEvent, catalog: Catalog, pending: _Pending) -> None:
+        data = event.data
+        program_id = data.get("program_id")
+        if program_id is None or data.get("execution_id") is not None:
+            return  # feedback of one execution: it goes to the read models only
+        name = evaluation_name(data["evaluation_id"], data.get("model_id") or None)
+        version = catalog.version_of(program_id, data.get("content_hash"))
+        path = self._root / folder_name(program_id) / "evaluations" / name
+        pending.files[path] = evaluation_document(event, version=version)
+
+    def _fold_registration(
+        self, event: StoredEvent, registered: Registered, batch: Sequence[StoredEvent], pending: _Pending
+    ) -> None:
+        content = registered.content
+        first = event if registered.new else self._first(content.position, batch)
+        path = self._root / folder_name(registered.program.program_id) / version_name(content.version)
+        pending.files[path] = version_document(
+            first, version=content.version, description=content.description, tags=content.tags
+        )
+
+    def _first(self, position: int, batch: Sequence[StoredEvent]) -> StoredEvent:
+        """The registration at a position, of this batch or an earlier one."""
+        if position >= batch[0].position:
+            return batch[position - batch[0].position]
+        stored = self._store.event_at(position)
+        assert stored is not None
+        return stored
+
+    def _write(self, pending: _Pending) -> None:
+        lines = {
+            self._root / folder_name(program_id) / "executions" / f"{day}.jsonl": content
+            for (program_id, day), content in pending.lines.items()
+        }
+        for folder in {path.parent for path in (*lines, *pending.files)} - self._folders:
+            make_folder(folder)
+            self._folders.add(folder)
+        append_lines(lines)
+        changed = {path: new for path, new in pending.files.items() if _differs(path, new)}
+        write_together(changed)
+        # A file that is as it should be may have been renamed by a process killed before it synced.
+        for folder in {path.parent for path in pending.files.keys() - changed.keys()}:
+            sync_folder(folder)
+
+
+def _differs(path: Path, content: bytes) -> bool:
+    """Whether a file must be written at all: a replay leaves those that git knows as they are."""
+    try:
+        return path.read_bytes() != content
+    except FileNotFoundError:
+        return True
+
+
+def _document(fields: dict[str, Any]) -> bytes:
+    return orjson.dumps(fields, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

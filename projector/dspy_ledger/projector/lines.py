@@ -1,0 +1,74 @@
+"""Append-only files of numbered lines: appended durably, and cut back to a checkpoint after a crash."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from dspy_ledger.files import sync_folder
+
+__all__ = ["append_lines", "cut_lines"]
+
+_START = b'{"position":'
+_LINE = re.compile(rb'\{"position":(\d+)[,}]')
+
+
+def append_lines(lines: Mapping[Path, Iterable[bytes]]) -> None:
+    """Append whole lines to files whose folders exist; durable once this returns."""
+    grown: set[Path] = set()
+    for path, content in lines.items():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            if os.fstat(descriptor).st_size == 0:
+                grown.add(path.parent)
+            _write(descriptor, b"".join(content))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    for folder in grown:
+        sync_folder(folder)
+
+
+def cut_lines(path: Path, upto: int) -> None:
+    """Cut what comes after the last whole line with a position ≤ ``upto``; nothing left, no file.
+
+    Lines are in position order, so what a crash left stands at the end. A file that does not begin as
+    ours do is left alone.
+    """
+    size = path.stat().st_size
+    keep = 0
+    if size:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if not _is_ours(content[: len(_START)]):
+                return
+            keep = _end_of(content, upto)
+    if keep == 0:
+        path.unlink()
+        sync_folder(path.parent)
+    elif keep < size:
+        os.truncate(path, keep)
+
+
+def _is_ours(beginning: bytes) -> bool:
+    # A torn first line is ours too, and so are the zeros that a power cut leaves in place of one.
+    return _START.startswith(beginning) or not beginning.strip(b"\0")
+
+
+def _end_of(content: mmap.mmap, upto: int) -> int:
+    end = content.rfind(b"\n") + 1
+    while end > 0:
+        start = content.rfind(b"\n", 0, end - 1) + 1
+        match = _LINE.match(content, start, end)
+        if match and int(match[1]) <= upto:
+            break
+        end = start
+    return end
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

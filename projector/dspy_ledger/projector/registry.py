@@ -1,0 +1,138 @@
+"""The registry in Redis, kept holding at least what the store knows; nothing is deleted or lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import redis
+from redis.client import Pipeline
+
+from dspy_ledger.errors import LedgerUnavailable
+from dspy_ledger.events import EVENT_TYPES
+from dspy_ledger.keys import Keys
+from dspy_ledger.projector.catalog import Catalog
+from dspy_ledger.projector.projection import Checkpoint
+from dspy_ledger.registry_format import encode_content, encode_known
+from dspy_ledger.store import EventStore, StoredEvent
+
+__all__ = ["REGISTRY_VERSION", "Registry"]
+
+REGISTRY_VERSION = 1
+
+_REGISTERED = EVENT_TYPES["ProgramRegistered"]
+_PER_TRANSACTION = 100  # registrations: each may carry a state of a megabyte
+
+
+class Registry:
+    """The projection that writes producers' registry.
+
+    Its checkpoint lies in Redis too and is asked for each time, so that a Redis that was emptied, replaced
+    or set back gets everything again. What a producer decided stays: entries are only added. Descriptions
+    and tags follow the last registration.
+
+    Args:
+        client: a client without hidden retries; its time-outs bound every call.
+        keys: the ledger's keys.
+        store: the ledger.
+
+    Raises:
+        LedgerUnavailable: from :meth:`position` and :meth:`apply`, when Redis can't be asked.
+    """
+
+    name = "registry"
+    version = REGISTRY_VERSION
+    types: Sequence[str] = (_REGISTERED,)
+
+    def __init__(self, client: redis.Redis, keys: Keys, store: EventStore) -> None:
+        self._client = client
+        self._keys = keys
+        self._store = store
+        self._catalog: Catalog | None = None
+        self._checkpoint = Checkpoint(store.ledger_id, 0, None)
+
+    def position(self) -> int:
+        """Everything up to here is in Redis, as Redis says now."""
+        try:
+            fields = self._client.hgetall(self._keys.registry_checkpoint)
+        except redis.RedisError as error:
+            raise LedgerUnavailable(f"the registry can't be read: {error}") from None
+        found = self._read(fields)  # type: ignore[arg-type]  # the client is not asyncio's
+        if found != self._checkpoint:
+            matching = found is not None and found.matches(self._store)
+            self._checkpoint = found if found and matching else Checkpoint(self._store.ledger_id, 0, None)
+            self._catalog = None
+        return self._checkpoint.position
+
+    def apply(self, batch: Sequence[StoredEvent]) -> None:
+        """Add what the events register, with the checkpoint in the same MULTI."""
+        if not batch:
+            return
+        registrations = iter([event for event in batch if event.type == _REGISTERED])
+        if self._catalog is None:
+            upto = self._checkpoint.position
+            self._catalog = Catalog(self._store.read_all(types=self.types, upto=upto))
+        catalog, self._catalog = self._catalog, None  # until Redis has it: it may have run ahead
+        try:
+            for chunk in _chunks(registrations):
+                self._write(chunk, catalog, chunk[-1])
+            self._write([], catalog, batch[-1])
+        except redis.RedisError as error:
+            raise LedgerUnavailable(f"the registry can't be written: {error}") from None
+        self._catalog = catalog
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()
+
+    def _write(self, chunk: list[StoredEvent], catalog: Catalog, last: StoredEvent) -> None:
+        checkpoint = Checkpoint.after(self._store, last)
+        with self._client.pipeline(transaction=True) as pipe:
+            for event in chunk:
+                self._add(pipe, event, catalog)
+            pipe.hset(
+                self._keys.registry_checkpoint,
+                mapping={
+                    "version": self.version,
+                    "ledger_id": checkpoint.ledger_id,
+                    "position": checkpoint.position,
+                    "event_id": checkpoint.event_id or "",
+                },
+            )
+            pipe.execute()
+        self._checkpoint = checkpoint
+
+    def _add(self, pipe: Pipeline, event: StoredEvent, catalog: Catalog) -> None:
+        data = event.data
+        registered = catalog.register(data, event.position)
+        program, digest, content = registered.program, registered.content_hash, registered.content
+        contents = self._keys.contents(program.program_id)
+        if registered.new:
+            known = encode_known(content.version, program.known[digest].interface)
+            pipe.sadd(self._keys.programs, program.program_id)
+            pipe.hsetnx(self._keys.program(program.program_id), digest, known)
+            pipe.hsetnx(contents, digest, _content(data, event, content.version))
+        elif registered.reworded:
+            first = self._store.event_at(content.position)
+            assert first is not None
+            reworded = {**first.data, "description": content.description, "tags": content.tags}
+            pipe.hset(contents, digest, _content(reworded, first, content.version))
+
+    def _read(self, fields: dict[bytes, bytes]) -> Checkpoint | None:
+        try:
+            if int(fields[b"version"]) != self.version:
+                return None
+            ledger_id, event_id = fields[b"ledger_id"].decode(), fields[b"event_id"].decode()
+            return Checkpoint(ledger_id, int(fields[b"position"]), event_id)
+        except (KeyError, ValueError):
+            return None
+
+
+def _content(data: dict[str, Any], event: StoredEvent, version: str) -> bytes:
+    return encode_content({**data, "version": version}, event.body_json())
+
+
+def _chunks(events: Iterator[StoredEvent]) -> Iterator[list[StoredEvent]]:
+    while chunk := list(islice(events, _PER_TRANSACTION)):
+        yield chunk
