@@ -1,0 +1,44 @@
+"""The writer's lease: at most one process writes into a data dir."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from dspy_ledger.errors import StartupError
+
+__all__ = ["LEASE", "WriterLease"]
+
+LEASE = "writer.lock"
+
+
+class WriterLease:
+    """An exclusive lock on ``<data_dir>/writer.lock``, held until closed or until the process ends.
+
+    Raises:
+        StartupError: another process holds it, or the data dir can't be written.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        path = data_dir / LEASE
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StartupError(f"the data dir {data_dir} can't be written: {error}") from None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._descriptor, 20).decode(errors="replace").strip() or "unknown"
+            os.close(self._descriptor)
+            raise StartupError(
+                f"another projector (process {holder}) writes into {data_dir}; stop it, or choose another"
+                " DSPY_LEDGER_DATA_DIR"
+            ) from None
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Let the next one write."""
+        os.close(self._descriptor)

@@ -1,0 +1,130 @@
+"""The live path: a batch of the stream is stored, its marks are published, the views follow."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import redis
+
+from dspy_ledger.errors import LedgerUnavailable
+from dspy_ledger.keys import Keys
+from dspy_ledger.projector.ingest import Ingest, decode_entries
+from dspy_ledger.projector.patience import Patience
+from dspy_ledger.projector.projection import Projection, catch_up, project
+from dspy_ledger.store import EventStore, StoredEvent
+
+__all__ = ["Live"]
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_REST = 10.0
+
+
+class Live:
+    """Store, marks and projections, in that order, for each batch; synchronous, for one thread.
+
+    What needs Redis (marks, the registry) may lag and is made up for by :meth:`tidy`; everything else is
+    insisted on, and raises when it can't be done.
+
+    Args:
+        store: the ledger; this is its one writer.
+        keys: the ledger's keys.
+        client: a Redis client without hidden retries.
+        projections: the views, in the order in which they follow.
+        patience: how failures are met.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        keys: Keys,
+        client: redis.Redis,
+        projections: Sequence[Projection],
+        patience: Patience,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ingest = Ingest(store, keys.events)
+        self._store = store
+        self._keys = keys
+        self._client = client
+        self._projections = projections
+        self._patience = patience
+        self._clock = clock
+        self._unpublished = {account.source: account.mark for account in store.producers()}
+        self._resting: dict[str, tuple[float, float]] = {}  # projection → (not before, how long next)
+
+    def take(self, ids: Sequence[bytes], fields: Sequence[Mapping[bytes, bytes]]) -> int:
+        """One batch of stream entries, from bytes to views; how many events were new."""
+        decoded = decode_entries(ids, fields)
+        last_id = ids[-1].decode()
+        appended = self._patience.insist("storing a batch", lambda: self.ingest.append(decoded, last_id))
+        if appended.dead_letters:
+            reasons = sorted({letter.reason for letter in decoded.dead_letters} or {"conflict"})
+            _log.warning("%d entries became dead letters (%s)", appended.dead_letters, ", ".join(reasons))
+        self._unpublished.update(appended.marks)
+        self._publish_marks()
+        for projection in self._projections:
+            self._follow(projection, appended.events)
+        return len(appended.events)
+
+    def tidy(self) -> None:
+        """Make up for what Redis did not take; call it about once a second."""
+        self._publish_marks()
+        for projection in self._projections:
+            self._follow(projection, ())
+
+    def start(self, progress: Callable[[str, int, int], None] | None = None) -> dict[str, int]:
+        """Bring every projection up to the store; by name, how many events that took.
+
+        Args:
+            progress: called with (name, position, end) after each batch; may raise to stop in between.
+        """
+        caught: dict[str, int] = {}
+        for projection in self._projections:
+            try:
+                before = projection.position()
+                caught[projection.name] = self._catch_up(projection, progress) - before
+            except LedgerUnavailable:
+                self._rest(projection)
+        return caught
+
+    def _catch_up(self, projection: Projection, progress: Callable[[str, int, int], None] | None) -> int:
+        def told(position: int, end: int) -> None:
+            if progress is not None:
+                progress(projection.name, position, end)
+
+        what = f"bringing {projection.name} up to date"
+        return self._patience.insist(what, lambda: catch_up(self._store, projection, progress=told))
+
+    def _follow(self, projection: Projection, events: Sequence[StoredEvent]) -> None:
+        """Project a batch; a projection that needs an unreachable Redis rests and catches up later."""
+        name = projection.name
+        if name in self._resting and self._clock() < self._resting[name][0]:
+            return
+        try:
+            self._patience.insist(f"projecting to {name}", lambda: project(self._store, [projection], events))
+        except LedgerUnavailable as error:
+            if name not in self._resting:
+                _log.warning("projection %s falls behind, it catches up later: %s", name, error)
+            self._rest(projection)
+        else:
+            if self._resting.pop(name, None):
+                _log.info("projection %s caught up", name)
+
+    def _rest(self, projection: Projection) -> None:
+        _, rest = self._resting.get(projection.name, (0.0, 0.5))
+        self._resting[projection.name] = (self._clock() + rest, min(rest * 2, _LONGEST_REST))
+
+    def _publish_marks(self) -> None:
+        if not self._unpublished:
+            return
+        try:
+            self._client.hset(self._keys.stored, mapping=self._unpublished)  # type: ignore[arg-type]  # numbers do
+        except redis.RedisError:
+            # It may come back without what it acknowledged last: then every mark is due again.
+            self._unpublished = {account.source: account.mark for account in self._store.producers()}
+        else:
+            self._unpublished = {}

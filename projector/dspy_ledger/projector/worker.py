@@ -1,0 +1,222 @@
+"""The projector process: reads the stream into the store and keeps the views up to it, until stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Protocol, TypeVar
+
+import redis
+from faststream.redis import RedisBroker
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from dspy_ledger.errors import StartupError
+from dspy_ledger.projector.directory import Directory
+from dspy_ledger.projector.lease import WriterLease
+from dspy_ledger.projector.live import Live
+from dspy_ledger.projector.patience import Halted, Patience
+from dspy_ledger.projector.projection import Projection
+from dspy_ledger.projector.registry import Registry
+from dspy_ledger.projector.sql import SqlViews
+from dspy_ledger.projector.stream import OnBatch, subscribe
+from dspy_ledger.settings import Settings
+from dspy_ledger.store import SqliteEventStore
+
+__all__ = ["Worker", "run_worker"]
+
+_log = logging.getLogger(__name__)
+
+# Seconds.
+_TIDY_EVERY = 1.0
+_REDIS_TIMEOUT = 2.0
+_WAIT = 0.5
+_TELL_EVERY = 5.0
+
+T = TypeVar("T")
+C = TypeVar("C", bound="_Closable")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+def run_worker(settings: Settings) -> None:
+    """Run the projector until SIGTERM or SIGINT; the batch at hand is finished first.
+
+    Raises:
+        StartupError: another projector writes there, or a folder can't be written.
+        StoreError: the event store or a view can't be used.
+        SystemExit: 1, after one line in the log, when something failed that trying again did not mend.
+    """
+    Worker(settings).run()
+
+
+class Worker:
+    """One run of the projector. All work on store and views is done by one thread, away from the loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._halt = threading.Event()
+        self._failed = self._warned = False
+        self._told = time.monotonic()
+        self._redis: redis.Redis
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = asyncio.Event()
+        self._closers: list[Callable[[], None]] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="projector")
+
+    def run(self) -> None:
+        """Block until stopped; see :func:`run_worker`."""
+        try:
+            asyncio.run(self._serve())
+        finally:
+            self._thread.shutdown(wait=True)
+            for close in reversed(self._closers):
+                close()
+        if self._failed:
+            raise SystemExit(1)
+
+    def stop(self) -> None:
+        """Ask the run to end; from any thread."""
+        self._halt.set()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stopped.set)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self.stop)
+        try:
+            live = await self._work(self._open)
+            while not self._halt.is_set() and not await self._connected():
+                await self._pause(_WAIT)
+            if not self._halt.is_set():
+                await self._follow(live)
+        except Halted:
+            pass
+        _log.info("projector stopped")
+
+    async def _follow(self, live: Live) -> None:
+        """Read the stream until stopped."""
+
+        async def on_batch(ids: Sequence[bytes], fields: Sequence[Mapping[bytes, bytes]]) -> None:
+            await self._guarded(lambda: live.take(ids, fields))
+
+        last_id = await self._work(lambda: live.ingest.last_id)
+        broker = await self._subscribed(last_id, on_batch)
+        if broker is None:
+            return
+        _log.info("reading stream %s after %s", self._settings.keys.events, last_id)
+        try:
+            while not self._halt.is_set():
+                await self._pause(_TIDY_EVERY)
+                await self._guarded(live.tidy)
+        finally:
+            await broker.stop()
+
+    async def _subscribed(self, last_id: str, on_batch: OnBatch) -> RedisBroker | None:
+        """A broker that reads; None when the run is to end before Redis answers long enough to start."""
+        while not self._halt.is_set():
+            broker = subscribe(self._settings.redis_url, self._settings.keys.events, last_id, on_batch)
+            starting = asyncio.ensure_future(broker.start())
+            stopped = asyncio.ensure_future(self._stopped.wait())
+            await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if starting.done() and starting.exception() is None:
+                return broker
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            await broker.stop()
+            await self._pause(_WAIT)
+        return None
+
+    async def _connected(self) -> bool:
+        """Whether Redis answers, and holds nothing else under the stream's key."""
+        stream = self._settings.keys.events
+        try:
+            kind = await self._work(lambda: self._redis.type(stream))
+        except redis.RedisError as error:
+            if not self._warned:
+                self._warned = True
+                _log.warning("Redis can't be reached, waiting for it: %s", error)
+            return False
+        if kind not in (b"none", b"stream"):
+            raise StartupError(
+                f"Redis holds something else under {stream}; choose another DSPY_LEDGER_STREAM_PREFIX"
+            )
+        return True
+
+    async def _guarded(self, act: Callable[[], object]) -> None:
+        """Work that ends the run when it fails; after that, nothing more is done in this process."""
+
+        def act_unless_halted() -> None:
+            if self._halt.is_set():
+                return
+            try:
+                act()
+            except Halted:
+                pass
+            except Exception as error:  # noqa: BLE001  the process ends and starts again from its checkpoints
+                _log.error("the projector gives up: %s: %s", type(error).__name__, error)
+                self._failed = True
+                self._halt.set()  # at once: the next batch must not be stored past this one
+
+        await self._work(act_unless_halted)
+        if self._halt.is_set():
+            self._stopped.set()
+
+    async def _work(self, act: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
+
+    def _open(self) -> Live:
+        settings = self._settings
+        self._closing(WriterLease(settings.data_dir))
+        store = self._closing(SqliteEventStore(settings.store_path))
+        client = redis.Redis.from_url(
+            settings.redis_url,
+            socket_timeout=_REDIS_TIMEOUT,
+            socket_connect_timeout=_REDIS_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._redis = self._closing(client)
+        try:
+            projections: list[Projection] = [
+                self._closing(SqlViews(settings.data_dir, store)),
+                self._closing(Directory(settings.programs_dir, settings.data_dir, store)),
+                Registry(client, settings.keys, store),
+            ]
+        except OSError as error:
+            raise StartupError(f"the views can't be written: {error}") from None
+        live = Live(store, settings.keys, client, projections, Patience(self._halt))
+        caught = live.start(self._progress)
+        _log.info(
+            "event store %s is at position %d; caught up: %s",
+            settings.store_path,
+            store.last_position(),
+            ", ".join(f"{name} {count}" for name, count in caught.items() if count) or "nothing to do",
+        )
+        return live
+
+    def _progress(self, name: str, position: int, end: int) -> None:
+        if self._halt.is_set():
+            raise Halted
+        now = time.monotonic()
+        if now - self._told >= _TELL_EVERY:
+            self._told = now
+            _log.info("%s is at %d of %d", name, position, end)
+
+    def _closing(self, resource: C) -> C:
+        self._closers.append(resource.close)
+        return resource
