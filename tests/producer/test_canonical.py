@@ -752,6 +752,27 @@ def test_a_forward_of_keywords_only_takes_what_its_signature_or_only_predictor_t
     ] == ["a"]
 
 
+def test_a_wrapper_takes_what_the_module_in_it_takes():
+    wrapper = canonicalize(dspy.BestOfN(programs.Rag(), N=2, reward_fn=reward, threshold=1))
+    assert wrapper.interface == canonicalize(programs.Rag).interface
+    assert [field["name"] for field in canonicalize(dspy.RLM("q -> a")).interface["inputs"]] == ["q"]
+
+
+class Open(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = dspy.Predict("a -> b"), dspy.Predict("b -> c")
+
+    def forward(self, **kwargs):
+        return self.two(b=self.one(**kwargs).b)
+
+
+def test_a_forward_whose_inputs_nothing_declares_is_said_to_take_more():
+    canonical = canonicalize(Open)
+    assert (canonical.interface, canonical.takes_more) == ({"inputs": [], "outputs": []}, True)
+    assert not any(canonicalize(shape).takes_more for shape in (programs.Rag, programs.Ask, programs.agent()))
+
+
 def test_process_output_is_called_with_the_result_alone():
     result = dspy.Prediction(answer="x")
     assert canonicalize(programs.Ask).process_output(result) == "x"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import typing
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from dspy_ledger import identity
-from dspy_ledger.identity import Field, Interface
+from dspy_ledger.identity import Interface
+from dspy_ledger.producer.interface import interface_of
 from dspy_ledger.producer.programform import field_forms, program_form, state_form
 from dspy_ledger.producer.source import source_of
 from dspy_ledger.producer.structure import (
@@ -21,7 +21,7 @@ from dspy_ledger.producer.structure import (
     parameter_class,
     walk,
 )
-from dspy_ledger.producer.typeform import type_form, type_text
+from dspy_ledger.producer.typeform import type_text
 from dspy_ledger.producer.valueform import plain
 
 __all__ = ["Canonical", "canonicalize", "fingerprint"]
@@ -33,12 +33,13 @@ class Canonical:
 
     ``state`` is ``{"form": form, "blobs": {digest: base64}}``: the form is itself what can be loaded, once
     the bytes in its demos are put back. ``opaque`` programs are tracked but can't be loaded: some of their
-    code could not be read.
+    code could not be read. ``takes_more`` says that the program takes inputs beside those of its interface.
     """
 
     form: dict[str, Any]
     content_hash: str
     interface: Interface
+    takes_more: bool
     kind: Literal["signature", "module"]
     signature: dict[str, Any] | None
     state: dict[str, Any]
@@ -65,10 +66,12 @@ def canonicalize(program_class: Any) -> Canonical:
     named = program.signature if plain_predict else type(program)
     signature = only_signature(program, nodes)
     source = source_of(named)
+    interface, takes_more = interface_of(program, signature)
     return Canonical(
         form=form,
         content_hash=identity.content_hash(form),
-        interface=_interface(program, signature),
+        interface=interface,
+        takes_more=takes_more,
         kind="signature" if plain_predict else "module",
         signature=None if signature is None else _signature_text(signature),
         state={"form": form, "blobs": blobs},
@@ -137,47 +140,6 @@ def _predictor_print(predictor: Any) -> Hashable:
         _Same(lm),
         getattr(lm, "model", None),
     )
-
-
-def _interface(program: Any, signature: Any) -> Interface:
-    of_signature = (
-        _signature_interface(signature) if signature is not None else Interface(inputs=[], outputs=[])
-    )
-    inputs = [] if isinstance(program, dspy_module().Predict) else _forward_inputs(program)
-    return Interface(inputs=inputs or of_signature["inputs"], outputs=of_signature["outputs"])
-
-
-def _signature_interface(signature: Any) -> Interface:
-    fields: dict[str, list[Field]] = {"input": [], "output": []}
-    for form in field_forms(signature):
-        fields[form["role"]].append(Field(name=form["name"], type=form["type"], required=form["required"]))
-    return Interface(inputs=fields["input"], outputs=fields["output"])
-
-
-def _forward_inputs(program: Any) -> list[Field]:
-    """The named parameters of ``forward`` (or of ``aforward`` where there is no other)."""
-    forward = inspect.getattr_static(program, "forward", None) or inspect.getattr_static(
-        program, "aforward", None
-    )
-    forward = getattr(forward, "__func__", forward)
-    if forward is None:
-        return []
-    try:
-        parameters = list(inspect.signature(forward).parameters.values())
-    except (TypeError, ValueError):
-        return []
-    try:
-        hints = typing.get_type_hints(forward, include_extras=True)
-    except Exception:  # noqa: BLE001 - a hint that can't be evaluated here stays the text it is
-        hints = dict(getattr(forward, "__annotations__", {}))
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [
-        Field(
-            name=p.name, type=type_form(hints.get(p.name, Any)), required=p.default is inspect.Parameter.empty
-        )
-        for p in parameters[1:]
-        if p.kind not in variadic
-    ]
 
 
 def _signature_text(signature: Any) -> dict[str, Any]:

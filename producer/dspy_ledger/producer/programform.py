@@ -180,7 +180,7 @@ def _tool(tool: Any) -> tuple[dict[str, Any], bool]:
 
 
 def _attributes(module: Any) -> Iterable[tuple[str, Any]]:
-    for name, value in vars(module).items():
+    for name, value in list(vars(module).items()):
         if name in ("callbacks", "history", "demos", "traces", "train"):
             continue
         if isinstance(value, list | tuple):

@@ -121,7 +121,7 @@ def children(module: Any) -> Iterator[tuple[str, Any]]:
     dspy = dspy_module()
     kinds = (dspy.Module, parameter_class())
     skipped = _OF_PREDICTOR if isinstance(module, dspy.Predict) else _LEFTOVERS
-    for name, value in vars(module).items():
+    for name, value in list(vars(module).items()):
         if name in skipped:
             continue
         if isinstance(value, kinds):
@@ -152,13 +152,18 @@ def _by_path(item: tuple[str, Any]) -> tuple[int, str]:
 
 
 def constructor_settings(module: Any) -> dict[str, Any]:
-    """The scalar settings that DSPy's own classes took as arguments and kept: max_iters, N, threshold."""
+    """The scalar settings that DSPy's own classes took as arguments and kept: max_iters, N, an LM's name."""
     names = {
         name
         for cls in type(module).__mro__
         if of_dspy(cls) and "__init__" in vars(cls)
         for name in inspect.signature(vars(cls)["__init__"]).parameters
     }
-    kept = vars(module)
-    scalars = (str, int, float, bool, type(None))
-    return {name: kept[name] for name in sorted(names) if name in kept and isinstance(kept[name], scalars)}
+    settings = {}
+    for name in sorted(names & vars(module).keys()):
+        value = vars(module)[name]
+        if isinstance(value, dspy_module().BaseLM):
+            settings[name] = value.model
+        elif value is None or isinstance(value, str | int | float):
+            settings[name] = value
+    return settings
