@@ -1,0 +1,165 @@
+"""The ``dspy-ledger`` command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+
+from dspy_ledger.errors import InvalidInput, LedgerError, StartupError
+from dspy_ledger.settings import Settings, load_settings
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="dspy-ledger: exact program versions, executions and evaluations of DSPy programs in one ledger.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_console = Console(highlight=False)
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if show_version:
+        _console.print(distribution_version("dspy-ledger"))
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where to work; kept, so that you can look at it.")
+    ] = Path("dspy-ledger-demo"),
+    exit_when_done: Annotated[
+        bool, typer.Option("--exit", help="End when done instead of serving on.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Use a real model, e.g. openai/gpt-4o-mini (needs its key).")
+    ] = None,
+) -> None:
+    """See it all at work: a real DSPy pipeline on an offline model, recorded, versioned, evaluated.
+
+    Example: dspy-ledger demo --exit
+    """
+    run = _extra("dspy_ledger.cli.demo.run", "all").run_demo
+    raise typer.Exit(run(directory, exit_when_done=exit_when_done, model=model, console=_console))
+
+
+@app.command()
+def up() -> None:
+    """Run everything: a broker (unless DSPY_LEDGER_REDIS_URL names one), the projector and the API.
+
+    Example: DSPY_LEDGER_API_PORT=9000 dspy-ledger up
+    """
+    from dspy_ledger.cli.stack import stack  # noqa: PLC0415  the other commands start faster without
+    from dspy_ledger.cli.supervisor import Supervisor, on_termination  # noqa: PLC0415
+
+    settings = _settings()
+    embedded = not settings.redis_url_given
+    supervisor = Supervisor(stack(settings, embedded_broker=embedded, log=_relay), _say)
+    ended = threading.Event()
+    on_termination(ended.set)
+    supervisor.start()
+    try:
+        supervisor.watch_in_background()
+        _say(f"broker at {settings.redis_url}" + (" (our own)" if embedded else ""))
+        while not ended.wait(0.1) and not supervisor.failed:
+            pass
+    finally:
+        supervisor.stop()
+    if supervisor.failed:
+        raise StartupError(supervisor.failed)
+
+
+@app.command()
+def projector() -> None:
+    """Read the stream into the event store and keep the views: SQL, JSON directory, registry.
+
+    Example: DSPY_LEDGER_DATA_DIR=/var/lib/dspy-ledger dspy-ledger projector
+    """
+    settings = _settings()
+    _extra("dspy_ledger.projector", "projector").run_worker(settings)
+
+
+@app.command()
+def api() -> None:
+    """Serve the REST API.
+
+    Example: DSPY_LEDGER_API_PORT=9000 dspy-ledger api
+    """
+    settings = _settings()
+    _extra("dspy_ledger.api", "api").run_api(settings)
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
+    """Tell how far everything is and what is wrong. Exit code 1 when something is.
+
+    Example: dspy-ledger status --json
+    """
+    from dspy_ledger.cli.status import collect, show  # noqa: PLC0415  the other commands start faster without
+
+    found = collect(_settings())
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    else:
+        show(found, _console)
+    raise typer.Exit(1 if found["problems"] else 0)
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    return settings
+
+
+def _extra(module: str, extra: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  a module
+    """A part that not every installation has."""
+    from importlib import import_module  # noqa: PLC0415
+
+    try:
+        return import_module(module)
+    except ImportError as error:
+        if error.name and error.name.startswith("dspy_ledger"):
+            raise
+        raise StartupError(f"this needs {error.name}; install 'dspy-ledger[{extra}]'") from None
+
+
+def _relay(name: str, line: str) -> None:
+    _console.print(f"[dim]{name:>9}[/dim] {line}", markup=True, soft_wrap=True)
+
+
+def _say(line: str) -> None:
+    _console.print(f"[bold]{'up':>9}[/bold] {line}", soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user is one line on stderr, never a traceback."""
+    try:
+        app()
+    except InvalidInput as error:
+        _fail(error, 2)
+    except LedgerError as error:
+        _fail(error, 1)
+
+
+def _fail(error: LedgerError, code: int) -> None:
+    sys.stderr.write(f"error: {error}\n")
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The whole system as child processes of one command: broker, projector, API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from time import monotonic, sleep
+from urllib.parse import urlsplit
+
+import redis
+
+from dspy_ledger.cli.broker import broker_command, port_is_free
+from dspy_ledger.cli.supervisor import Child
+from dspy_ledger.errors import StartupError
+from dspy_ledger.settings import Settings
+
+__all__ = ["environment", "stack", "wait_for_broker"]
+
+_MODULE = "dspy_ledger.cli.main"
+_READY = 15.0  # seconds a broker may take to load its file
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings as the environment variables that give them to a child process."""
+    return {
+        f"DSPY_LEDGER_{name.upper()}": str(value)
+        for name, value in settings.model_dump(mode="json").items()
+        if value is not None
+    }
+
+
+def stack(settings: Settings, *, embedded_broker: bool, log: Callable[[str, str], None]) -> list[Child]:
+    """The children to supervise, in the order of their start.
+
+    Raises:
+        StartupError: a port is taken, or no broker is to be found.
+    """
+    if settings.api_port and not port_is_free(settings.api_host, settings.api_port):
+        raise StartupError(
+            f"port {settings.api_port} on {settings.api_host} is in use; set DSPY_LEDGER_API_PORT to another"
+        )
+    env = environment(settings)
+    children = []
+    if embedded_broker:
+        port = urlsplit(settings.redis_url).port or 6379
+        if not port_is_free("127.0.0.1", port):
+            raise StartupError(
+                f"port {port} is in use; if a Redis is there, set DSPY_LEDGER_REDIS_URL={settings.redis_url}"
+                " to use it"
+            )
+        children.append(Child("broker", broker_command(port, settings.data_dir / "broker")))
+    children.append(
+        Child(
+            "projector",
+            [sys.executable, "-m", _MODULE, "projector"],
+            env,
+            log,
+            before=(lambda: wait_for_broker(settings.redis_url)) if embedded_broker else None,
+        )
+    )
+    children.append(Child("api", [sys.executable, "-m", _MODULE, "api"], env, log))
+    return children
+
+
+def wait_for_broker(url: str, timeout: float = _READY) -> None:
+    """Return once the broker answers, or after ``timeout`` seconds: who needs it then says so itself."""
+    client = redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
+    deadline = monotonic() + timeout
+    while monotonic() < deadline:
+        try:
+            client.ping()
+            break
+        except redis.RedisError:
+            sleep(0.02)
+    client.close()
