@@ -87,20 +87,27 @@ class ViewReader:
             stamp = None
         if self._db is None or stamp != self._stamp:
             self.close()
-            view = current_view(self._data_dir)
-            if view is None:
-                raise StoreError(f"there is no view in {self._data_dir} yet; start the projector")
-            self._db = sqlite3.connect(
-                f"{view.absolute().as_uri()}?mode=ro",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=10,
-            )
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA query_only = ON")
+            try:
+                self._db = self._open()
+            except sqlite3.OperationalError:  # swapped and removed between the pointer and the file
+                self._db = self._open()
             self._stamp = stamp
         return self._db
+
+    def _open(self) -> sqlite3.Connection:
+        view = current_view(self._data_dir)
+        if view is None:
+            raise StoreError(f"there is no view in {self._data_dir} yet; start the projector")
+        db = sqlite3.connect(
+            f"{view.absolute().as_uri()}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=10,
+        )
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA query_only = ON")
+        return db
 
     def close(self) -> None:
         """Let go of the view."""

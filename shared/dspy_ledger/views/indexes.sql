@@ -1,6 +1,7 @@
 -- Made last when a view is built by replay; each also orders by position, the key of every page.
 
-CREATE UNIQUE INDEX executions_by_id ON executions (execution_id);
+-- Not unique: two events may claim one execution, and no event may stop a fold.
+CREATE INDEX executions_by_id ON executions (execution_id);
 CREATE INDEX executions_by_program ON executions (program_id, content_hash);
 CREATE INDEX executions_by_model ON executions (model_id);
 CREATE INDEX executions_by_trace ON executions (trace_id) WHERE trace_id IS NOT NULL;
