@@ -32,6 +32,7 @@ from typing import (
 import dspy
 import pydantic
 import pytest
+from dspy.retrievers.retrieve import Retrieve
 from dspy.utils import DummyLM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -557,6 +558,37 @@ def test_bytes_in_a_demo_count_by_digest_and_come_back():
     assert canonical.content_hash != hash_of(with_demo({"raw": b"\xff\x01", "list": [b"x"]}))
     loaded = reloaded(program, Passage)
     assert loaded.demos[0]["passage"] == {"raw": b"\xff\x00", "list": [b"x"]}
+
+
+@pytest.mark.parametrize("blobs", [{}, None, "other"])
+def test_bytes_that_were_not_recorded_whole_are_never_loaded_as_something_else(blobs):
+    canonical = canonicalize(with_demo({"raw": b"abc"}))
+    if blobs == "other":
+        blobs = dict.fromkeys(canonical.state["blobs"], "AAAA")
+    with pytest.raises(VersionNotRunnable, match="not recorded whole"):
+        load_checked({**canonical.state, "blobs": blobs}, canonical.content_hash, Passage)
+
+
+def test_fields_named_like_arguments_of_example_come_back():
+    program = dspy.Predict("base -> keys")
+    program.demos = [dspy.Example({"base": "x", "keys": "y"})]
+    loaded = reloaded(program, "base -> keys")
+    assert (loaded.demos[0]["base"], loaded.demos[0]["keys"]) == ("x", "y")
+
+
+class Retrieving(dspy.Module):
+    def __init__(self, k=3):
+        super().__init__()
+        self.retrieve = Retrieve(k)
+        self.predict = dspy.Predict("question -> answer")
+
+    def forward(self, question):
+        return self.predict(question=question)
+
+
+def test_another_parameters_state_is_content_and_is_loaded():
+    assert hash_of(Retrieving(5)) != hash_of(Retrieving(3))
+    assert reloaded(Retrieving(5), Retrieving).retrieve.k == 5
 
 
 def test_a_demo_of_no_known_kind_is_its_text_without_addresses():

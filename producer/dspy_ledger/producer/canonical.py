@@ -103,7 +103,9 @@ def fingerprint(program: Any) -> Hashable:
         if isinstance(value, dspy.Predict):
             parts.append(_predictor_print(value))
         else:
-            parts.append((_Same(value), "forward" in vars(value)))
+            parts.append(
+                (_Same(value), value.__doc__ if isinstance(value, type) else "forward" in vars(value))
+            )
             if isinstance(value, parameter_class()):
                 parts.append(repr(state_form(value)))
         if isinstance(value, dspy.Module):

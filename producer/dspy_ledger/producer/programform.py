@@ -91,7 +91,7 @@ def field_forms(signature: Any) -> list[dict[str, Any]]:
 
 def config_form(config: dict[str, Any]) -> dict[str, Any]:
     """A predictor's settings for its calls, without the cache's salt and without anything secret."""
-    asked = {key: value for key, value in config.items() if not _NOT_ASKED.fullmatch(key)}
+    asked = {key: value for key, value in config.items() if not _NOT_ASKED.fullmatch(str(key))}
     return {
         str(key): {"$type": type_form(value)} if isinstance(value, type) else plain(value)
         for key, value in asked.items()

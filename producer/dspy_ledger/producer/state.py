@@ -5,6 +5,7 @@ Nothing that a state names is imported, built or run. What the host's code doesn
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -99,6 +100,8 @@ def _form_of(state: Mapping[str, Any] | None) -> dict[str, Any]:
         raise VersionNotRunnable(
             "no state was recorded with this version; record demos to be able to load it"
         )
+    if not isinstance(form.get("modules"), list) or not isinstance(form.get("parameters"), list):
+        raise VersionNotRunnable("the recorded state has no modules and parameters: it was cut or changed")
     if form.get("form") != FORM_VERSION:
         raise VersionNotRunnable(
             f"the state has form {form.get('form')!r}, this release reads {FORM_VERSION}"
@@ -110,16 +113,16 @@ def _fresh(into: Any) -> Any:
     program = as_program(into)
     if program is not into:
         return program
-    copy = program.deepcopy()
+    fresh = program.deepcopy()
     originals = {node.path: node.value for node in walk(program)}
-    for node in walk(copy):
+    for node in walk(fresh):
         original = originals.get(node.path)
         if node.value is original:
             # DSPy falls back to sharing what it can't copy; loading would change the host's own program.
             raise VersionNotRunnable(f"{node.path!r} can't be copied; pass the class or a new instance")
         if hasattr(original, "lm"):
             node.value.lm = original.lm
-    return copy
+    return fresh
 
 
 def _structure(form: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,14 +145,17 @@ def _apply(entry: Mapping[str, Any], predictor: Any, blobs: dict[str, str], lms:
     if not _same(entry["config"], config_form(predictor.config)):
         predictor.config = _config(entry, predictor.config)
     if not _same(entry["criteria"], plain(predictor.fields)):
-        predictor.fields = restore(entry["criteria"], blobs)
+        predictor.fields = copy.deepcopy(entry["criteria"])
     if not _same(entry["demos"], demos_form(predictor)):
         if holds_image(entry["demos"]):
             raise VersionNotRunnable(
                 f"demos of {path!r} hold an in-memory image, of which only a digest is recorded"
             )
         example = dspy_module().Example
-        predictor.demos = [example(**restore(demo, blobs)) for demo in entry["demos"]]
+        try:
+            predictor.demos = [example(restore(demo, blobs)) for demo in entry["demos"]]
+        except ValueError as error:
+            raise VersionNotRunnable(f"demos of {path!r} can't be loaded: {error}") from error
     _pin(entry, predictor, lms)
 
 

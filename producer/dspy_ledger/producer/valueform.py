@@ -64,10 +64,13 @@ def plain(  # noqa: C901 - a branch for each kind
 
 
 def restore(value: Any, blobs: Mapping[str, str]) -> Any:
-    """The value that ``plain`` made JSON of, with its bytes again; other types stay JSON."""
+    """The value that ``plain`` made JSON of, with its bytes again; other types stay JSON.
+
+    Raises ValueError where bytes are missing or aren't those of their digest.
+    """
     if isinstance(value, dict):
-        if len(value) == 1 and value.get(BYTES) in blobs:
-            return base64.b64decode(blobs[value[BYTES]])
+        if len(value) == 1 and str(value.get(BYTES)).startswith("sha256:"):
+            return _bytes_of(value[BYTES], blobs)
         return {key: restore(item, blobs) for key, item in value.items()}
     if isinstance(value, list):
         return [restore(item, blobs) for item in value]
@@ -79,6 +82,13 @@ def holds_image(value: Any) -> bool:
     if isinstance(value, dict):
         return (len(value) == 1 and IMAGE in value) or any(holds_image(item) for item in value.values())
     return isinstance(value, list) and any(holds_image(item) for item in value)
+
+
+def _bytes_of(digest: str, blobs: Mapping[str, str]) -> bytes:
+    content = base64.b64decode(blobs.get(digest, ""))
+    if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
+        raise ValueError(f"the bytes of {digest} were not recorded whole")
+    return content
 
 
 def _integer(value: int) -> int | str:
