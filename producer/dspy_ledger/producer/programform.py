@@ -56,11 +56,10 @@ def program_form(nodes: Iterable[Node], blobs: MutableMapping[str, str] | None =
             parameters.append(entry | ({"opaque": True} if state is None else {"state": state}))
         else:
             modules.append(entry)
-    by_path = {"key": lambda entry: entry["path"]}
     return {
         "form": FORM_VERSION,
-        "modules": sorted(modules, **by_path),
-        "parameters": sorted(parameters, **by_path),
+        "modules": sorted(modules, key=_path),
+        "parameters": sorted(parameters, key=_path),
     }
 
 
@@ -124,6 +123,10 @@ def pinned_model(predictor: Any) -> str | None:
 def tools_of(module: Any) -> dict[str, Any]:
     """A module's dspy.Tool objects by path, one level of list, tuple or dict deep."""
     return {path: item for path, item in _attributes(module) if isinstance(item, dspy_module().Tool)}
+
+
+def _path(entry: dict[str, Any]) -> str:
+    return str(entry["path"])
 
 
 def _predictor(predictor: Any, blobs: MutableMapping[str, str] | None) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _fresh(into: Any) -> Any:
         if node.value is original:
             # DSPy falls back to sharing what it can't copy; loading would change the host's own program.
             raise VersionNotRunnable(f"{node.path!r} can't be copied; pass the class or a new instance")
-        if hasattr(original, "lm"):
+        if original is not None and hasattr(original, "lm"):
             node.value.lm = original.lm
     return fresh
 

@@ -73,7 +73,8 @@ def as_program(program_class: Any) -> Any:
                 f"{program_class!r} is no signature ({error}); pass one such as 'question -> answer: int'"
             ) from error
     if isinstance(program_class, type) and issubclass(program_class, dspy.Signature):
-        if not program_class.output_fields:
+        signature: Any = program_class
+        if not signature.output_fields:
             raise InvalidProgram(f"{program_class.__name__} has no output field; pass a Signature with one")
         return dspy.Predict(program_class)
     if isinstance(program_class, type) and issubclass(program_class, dspy.Module):

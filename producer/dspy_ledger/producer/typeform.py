@@ -86,8 +86,10 @@ def _form(annotation: Any, stack: _Stack) -> Any:  # noqa: C901 - a branch for e
         return "Any"
     if annotation is Ellipsis:
         return "..."
-    if isinstance(annotation, str | typing.ForwardRef):
-        return _reference(getattr(annotation, "__forward_arg__", annotation), stack)
+    if isinstance(annotation, typing.ForwardRef):
+        return _reference(annotation.__forward_arg__, stack)
+    if isinstance(annotation, str):
+        return _reference(annotation, stack)
     if isinstance(annotation, list | tuple):
         return [_form(item, stack) for item in annotation]
     if typing.get_origin(annotation) is not None:
