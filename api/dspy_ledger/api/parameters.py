@@ -1,0 +1,222 @@
+"""Query parameters: which each path takes, what their values may be, and how they are read.
+
+They are read here and not by FastAPI, whose way through a query model took longer than the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from fastapi import Request
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from dspy_ledger.api.cursors import Key, decode_cursor
+from dspy_ledger.api.problems import BadParameters
+from dspy_ledger.timestamps import canonical_time
+
+__all__ = [
+    "EvaluationQuery",
+    "ExecutionQuery",
+    "ModelQuery",
+    "PageQuery",
+    "ProgramQuery",
+    "VersionQuery",
+    "described",
+    "moment",
+    "read_query",
+    "refuse_query",
+]
+
+_MOMENT = re.compile(
+    r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:\d\d))?", re.ASCII | re.IGNORECASE
+)
+_LOST_PLUS = re.compile(r" (?=\d\d:\d\d$)")
+_MOST_TAGS = 20
+
+
+def moment(text: str) -> str:
+    """A parameter's time in the ledger's spelling; a date alone is its midnight, UTC.
+
+    Raises:
+        ValueError: not RFC 3339.
+    """
+    # A + that was not percent-encoded arrives as a space; a time can have none there.
+    text = _LOST_PLUS.sub("+", text)
+    if _MOMENT.fullmatch(text):
+        with suppress(ValueError, OverflowError):  # no such day, or beyond the calendar in UTC
+            return canonical_time(f"{text}T00:00:00Z" if len(text) == 10 else text.upper())
+    raise ValueError("write a time as 2026-11-22T10:00:00Z or a date as 2026-11-22")
+
+
+def _with_plus(label: str) -> str:
+    """A version's build part (``1.0.0+build``) whose + arrived as a space."""
+    return label.replace(" ", "+")
+
+
+def _few(tags: list[str]) -> list[str]:
+    distinct = sorted(set(tags))
+    if len(distinct) > _MOST_TAGS:
+        raise ValueError(f"give at most {_MOST_TAGS} tags")
+    return distinct
+
+
+Given = Annotated[str, Field(min_length=1)]
+Moment = Annotated[str, BeforeValidator(moment)]
+Label = Annotated[Given, AfterValidator(_with_plus)]
+
+
+class PageQuery(BaseModel):
+    """What every list takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    name: ClassVar[str]
+    key: ClassVar[type[Key]] = int
+
+    limit: int = Field(100, ge=1, le=1000, description="How many items a page has at most.")
+    cursor: Given | None = Field(None, description="next_cursor of the page before, with the same filters.")
+
+    def filters(self) -> dict[str, object]:
+        """The filters that were given."""
+        return self.model_dump(exclude={"limit", "cursor"}, exclude_none=True)
+
+    def after(self, **path: str) -> Key | None:
+        """The last key of the page before; None on the first page.
+
+        Raises:
+            BadCursor: the cursor is not this list's.
+        """
+        if self.cursor is None:
+            return None
+        return decode_cursor(self.cursor, self.name, {**self.filters(), **path}, self.key)
+
+
+class ProgramQuery(PageQuery):
+    """Filters of the programs."""
+
+    name = "programs"
+    key = str
+
+    tag: Annotated[list[Given], AfterValidator(_few)] = Field(
+        [], description="Has this tag. Repeat it for more: all must be there."
+    )
+    q: Given | None = Field(None, description="Text in id, name or description; upper or lower case.")
+
+
+class VersionQuery(PageQuery):
+    """A program's versions have no filters."""
+
+    name = "versions"
+
+
+class ModelQuery(PageQuery):
+    """Models have no filters."""
+
+    name = "models"
+    key = str
+
+
+class ExecutionQuery(PageQuery):
+    """Filters of the executions."""
+
+    name = "executions"
+
+    program_id: Given | None = None
+    version: Label | None = Field(
+        None, description="Version label, e.g. 1.0.0; of any program unless program_id is given."
+    )
+    model_id: Given | None = None
+    status: Literal["ok", "error"] | None = None
+    trace_id: Given | None = None
+    environment: Given | None = None
+    since: Moment | None = Field(
+        None, description="Recorded by the host at this time or later (RFC 3339, or a date)."
+    )
+    until: Moment | None = Field(
+        None, description="Recorded by the host before this time (RFC 3339, or a date)."
+    )
+
+
+class EvaluationQuery(PageQuery):
+    """Filters of a program's evaluations."""
+
+    name = "evaluations"
+
+    version: Label | None = Field(None, description="Version label, e.g. 1.0.0.")
+    model_id: Given | None = None
+
+
+Q = TypeVar("Q", bound=PageQuery)
+
+
+def read_query(request: Request, model: type[Q]) -> Q:
+    """The query parameters of a list.
+
+    Raises:
+        BadParameters: one can't be used, is not known, or is given twice where one value counts.
+    """
+    given: dict[str, Any] = {}
+    repeated: set[str] = set()
+    for name, value in request.query_params.multi_items():
+        if name == "tag":
+            given.setdefault(name, []).append(value)
+        elif name in given:
+            repeated.add(name)
+        else:
+            given[name] = value
+    if repeated:
+        raise BadParameters([_error(name, "is given more than once") for name in sorted(repeated)])
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        told = error.errors(include_url=False, include_context=False, include_input=False)
+        raise BadParameters([_told(one, sorted(model.model_fields)) for one in told]) from None
+
+
+def refuse_query(request: Request) -> None:
+    """For paths that take no parameters, so that one given by mistake is told.
+
+    Raises:
+        BadParameters: naming them.
+    """
+    if request.scope["query_string"]:
+        raise BadParameters([_error(name, "this path takes no parameters") for name in request.query_params])
+
+
+def described(model: type[PageQuery]) -> dict[str, Any]:
+    """The parameters of a list for its OpenAPI entry."""
+    parameters = []
+    for name, told in model.model_json_schema()["properties"].items():
+        # null is how the model says "not given"; on the wire there is no such value.
+        kinds = [kind for kind in told.pop("anyOf", []) if kind != {"type": "null"}]
+        schema = {**told, **(kinds[0] if kinds else {})}
+        parameter = {"name": name, "in": "query", "required": False}
+        if "description" in schema:
+            parameter["description"] = schema.pop("description")
+        if schema.get("default", ()) is None:
+            del schema["default"]
+        parameters.append({**parameter, "schema": schema})
+    return {"parameters": parameters}
+
+
+def _told(error: ErrorDetails, known: list[str]) -> dict[str, str]:
+    """One pydantic error in the words of this API."""
+    name = str(error["loc"][0])
+    match error["type"]:
+        case "extra_forbidden":
+            close = get_close_matches(name, known, 1)
+            advice = f"did you mean {close[0]}?" if close else f"this path knows {', '.join(known)}"
+            return _error(name, f"unknown parameter; {advice}")
+        case "string_too_short":
+            return _error(name, "is empty; give a value or leave it out")
+        case _:
+            message = error["msg"].removeprefix("Value error, ")
+            return _error(name, f"{message[:1].lower()}{message[1:]}")
+
+
+def _error(name: str, detail: str) -> dict[str, str]:
+    return {"parameter": name[:100], "detail": detail}
