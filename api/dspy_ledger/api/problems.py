@@ -1,0 +1,140 @@
+"""Errors as RFC 9457 problems: every answer that is not a success is ``application/problem+json``.
+
+Types are ``urn:dspy-ledger:problem:<word>``; what the framework alone decides (no such path, wrong
+method) is ``about:blank``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dspy_ledger.api.cursors import BadCursor
+from dspy_ledger.api.reading import position_header
+from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.errors import InvalidInput, NotFound, StoreError, UnknownProgram, UnknownVersion
+
+__all__ = ["BadParameters", "ProblemsForCrashes", "UnknownExecution", "handle_errors", "problem"]
+
+_log = logging.getLogger("dspy_ledger.api")
+_RETRY_AFTER = {"Retry-After": "1"}
+
+
+class UnknownExecution(NotFound):
+    """No execution of that id is known (yet: it is seen once the projector has folded it)."""
+
+    def __init__(self, execution_id: str) -> None:
+        super().__init__(f"unknown execution {execution_id!r}; if it just ended, ask again in a moment")
+
+
+class BadParameters(InvalidInput):
+    """Query parameters can't be used. ``errors``: one {parameter, detail} each."""
+
+    def __init__(self, errors: list[dict[str, str]]) -> None:
+        self.errors = errors
+        super().__init__("; ".join(f"{error['parameter']}: {error['detail']}" for error in errors))
+
+
+def problem(
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    word: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> JSONResponse:
+    """One problem as an answer.
+
+    Args:
+        request: what was asked; its path is the problem's ``instance``.
+        status: the HTTP status.
+        detail: a sentence that says what to do.
+        word: the last part of the problem's type; None for the framework's own.
+        headers: further headers.
+        more: further members of the document.
+    """
+    content = {
+        "type": f"urn:dspy-ledger:problem:{word}" if word else "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": quote(request.scope["path"]),
+        **more,
+    }
+    return JSONResponse(
+        content,
+        status,
+        {**position_header(request), **(headers or {})},
+        "application/problem+json",
+    )
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Make the app answer every error it knows with a problem.
+
+    The handlers are coroutines because plain functions would run in a thread, beside the connection's.
+    """
+
+    @app.exception_handler(BadParameters)
+    async def bad_parameters(request: Request, error: BadParameters) -> JSONResponse:
+        return problem(request, 400, str(error), word="bad-parameter", errors=error.errors)
+
+    @app.exception_handler(BadCursor)
+    async def bad_cursor(request: Request, error: BadCursor) -> JSONResponse:
+        return problem(request, 400, str(error), word="bad-cursor")
+
+    @app.exception_handler(NotFound)
+    async def not_found(request: Request, error: NotFound) -> JSONResponse:
+        words: dict[type[NotFound], str] = {
+            UnknownProgram: "unknown-program",
+            UnknownVersion: "unknown-version",
+            UnknownExecution: "unknown-execution",
+        }
+        return problem(request, 404, str(error), word=words.get(type(error), "not-found"))
+
+    @app.exception_handler(StoreError)
+    async def not_ready(request: Request, error: StoreError) -> JSONResponse:
+        return problem(request, 503, str(error), word="not-ready", headers=_RETRY_AFTER)
+
+    @app.exception_handler(HTTPException)
+    async def framework(request: Request, error: HTTPException) -> JSONResponse:
+        detail = {
+            404: "there is no such path; /openapi.json lists those there are",
+            405: f"{request.method} is not for this path; GET is",
+        }.get(error.status_code, error.detail)
+        return problem(request, error.status_code, detail, headers=error.headers)
+
+
+class ProblemsForCrashes:
+    """ASGI middleware: what nobody expected is logged with its traceback and answered without it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception:
+            if scope["type"] != "http" or started:
+                raise
+            _log.exception("%s %s failed", scope["method"], scope["path"])
+            answer = problem(
+                Request(scope), 500, "this is a fault of dspy-ledger; its log tells more", word="internal"
+            )
+            await answer(scope, receive, send)
