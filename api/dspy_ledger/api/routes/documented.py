@@ -1,0 +1,55 @@
+"""What every path's OpenAPI entry has in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from dspy_ledger.api import schemas
+from dspy_ledger.api.reading import POSITION_HEADER
+
+__all__ = ["PROBLEM_MEDIA_TYPE", "answers", "with_problem_media_type"]
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+
+_PROBLEMS = {
+    400: "A parameter or the cursor can't be used.",
+    404: "No such program, version or execution is known.",
+    503: "There is no view or event store to answer from yet; Retry-After says when to ask again.",
+}
+_POSITION = {
+    "description": "Ledger position that the answer holds for.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+
+
+def answers(model: type[BaseModel], *problems: int, position: bool = True) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a path.
+
+    Args:
+        model: the shape of its success.
+        problems: the statuses it may answer besides.
+        position: whether answers carry the position header.
+    """
+    success: dict[str, Any] = {"model": model, "description": "Found."}
+    if position:
+        success["headers"] = {POSITION_HEADER: _POSITION}
+    # "default" also keeps FastAPI from announcing a 422, which this API never answers.
+    return {
+        200: success,
+        **{
+            status: {"model": schemas.ProblemDetails, "description": _PROBLEMS[status]} for status in problems
+        },
+        "default": {"model": schemas.ProblemDetails, "description": "Any other error."},
+    }
+
+
+def with_problem_media_type(document: dict[str, Any]) -> dict[str, Any]:
+    """An OpenAPI document whose errors are described under their own media type."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if status != "200" and "application/json" in response.get("content", {}):
+                    response["content"] = {PROBLEM_MEDIA_TYPE: response["content"]["application/json"]}
+    return document

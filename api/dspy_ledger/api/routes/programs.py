@@ -1,0 +1,126 @@
+"""``/v1/programs``: programs, their versions, evaluations and trees, and the models they ran on."""
+
+from __future__ import annotations
+
+import orjson
+from fastapi import APIRouter, Request
+
+from dspy_ledger.api import schemas
+from dspy_ledger.api.parameters import (
+    EvaluationQuery,
+    ModelQuery,
+    ProgramQuery,
+    VersionQuery,
+    described,
+    read_query,
+    refuse_query,
+)
+from dspy_ledger.api.queries.evaluations import page_of_evaluations
+from dspy_ledger.api.queries.models import page_of_models
+from dspy_ledger.api.queries.programs import one_program, page_of_programs, require_program
+from dspy_ledger.api.queries.versions import one_version, page_of_versions, tree_programs, tree_versions
+from dspy_ledger.api.reading import ask, sources_of
+from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.documented import answers
+from dspy_ledger.lineage import program_tree, programs_below
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/programs", tags=["programs"])
+
+
+@router.get(
+    "",
+    summary="Programs by id",
+    responses=answers(schemas.ProgramPage, 400, 503),
+    openapi_extra=described(ProgramQuery),
+)
+async def list_programs(request: Request) -> JSONResponse:
+    """Every program that was registered, or those with the tags and the text."""
+    query = read_query(request, ProgramQuery)
+    with ask(request) as question:
+        return question.answer(page_of_programs(question.db, query))
+
+
+@router.get(
+    "/models",
+    summary="Models by id",
+    responses=answers(schemas.ModelPage, 400, 503),
+    openapi_extra=described(ModelQuery),
+)
+async def list_models(request: Request) -> JSONResponse:
+    """The models of the models file and those that executions named; never their parameters."""
+    query = read_query(request, ModelQuery)
+    with ask(request) as question:
+        configured = sources_of(request).models_file.models()
+        return question.answer(page_of_models(question.db, configured, query))
+
+
+@router.get(
+    "/{program_id}",
+    summary="One program with its version labels and totals",
+    responses=answers(schemas.ProgramDetail, 400, 404, 503),
+)
+async def get_program(request: Request, program_id: str) -> JSONResponse:
+    """What is known of a program as a whole."""
+    refuse_query(request)
+    with ask(request) as question:
+        return question.answer(one_program(question.db, program_id))
+
+
+@router.get(
+    "/{program_id}/versions",
+    summary="A program's versions in order of registration",
+    responses=answers(schemas.VersionPage, 400, 404, 503),
+    openapi_extra=described(VersionQuery),
+)
+async def list_versions(request: Request, program_id: str) -> JSONResponse:
+    """Without source code and state; ask for one version to have them."""
+    query = read_query(request, VersionQuery)
+    with ask(request) as question:
+        return question.answer(page_of_versions(question.db, program_id, query))
+
+
+@router.get(
+    "/{program_id}/versions/{version}",
+    summary="One version with source code, signature, state and totals per model",
+    responses=answers(schemas.VersionDetail, 400, 404, 503),
+)
+async def get_version(request: Request, program_id: str, version: str) -> JSONResponse:
+    """Everything that its registration recorded."""
+    refuse_query(request)
+    with ask(request) as question:
+        item = one_version(question.db, program_id, version)
+        event = sources_of(request).event_at(
+            item["position"], program_id=program_id, content_hash=item["content_hash"]
+        )
+        state = None if event.body is None else orjson.Fragment(event.body)
+        return question.answer({**item, "state": state})
+
+
+@router.get(
+    "/{program_id}/evaluations",
+    summary="A program's evaluations, newest first",
+    responses=answers(schemas.EvaluationPage, 400, 404, 503),
+    openapi_extra=described(EvaluationQuery),
+)
+async def list_evaluations(request: Request, program_id: str) -> JSONResponse:
+    """Feedback on its executions included, under the version and model that ran."""
+    query = read_query(request, EvaluationQuery)
+    with ask(request) as question:
+        return question.answer(page_of_evaluations(question.db, program_id, query))
+
+
+@router.get(
+    "/{program_id}/tree",
+    summary="A program's versions and derived programs as one hierarchy",
+    responses=answers(schemas.ProgramTree, 400, 404, 503),
+)
+async def get_program_tree(request: Request, program_id: str) -> JSONResponse:
+    """Optimized variants lie under the version they came from, derived programs under theirs."""
+    refuse_query(request)
+    with ask(request) as question:
+        require_program(question.db, program_id)
+        programs = tree_programs(question.db)
+        versions = tree_versions(question.db, programs_below(program_id, programs))
+        return question.answer(program_tree(program_id, programs, versions))

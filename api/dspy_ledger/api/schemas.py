@@ -1,0 +1,275 @@
+"""The shapes of all answers, for the OpenAPI document; answers themselves are not run through them.
+
+A test holds real answers against these models, so that the two say the same.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+__all__ = [
+    "Evaluation",
+    "EvaluationPage",
+    "Execution",
+    "ExecutionDetail",
+    "ExecutionPage",
+    "Live",
+    "Model",
+    "ModelPage",
+    "ProblemDetails",
+    "Program",
+    "ProgramDetail",
+    "ProgramPage",
+    "ProgramTree",
+    "Ready",
+    "Version",
+    "VersionDetail",
+    "VersionPage",
+]
+
+Json = dict[str, JsonValue]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+class _Page(_Shape):
+    next_cursor: str | None = Field(description="Pass it as cursor for the next page; null on the last.")
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+
+
+class Totals(_Shape):
+    """Sums over executions; ``mean_latency_ms`` is null when there are none."""
+
+    executions: int
+    errors: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    mean_latency_ms: float | None
+
+
+class ModelTotals(Totals):
+    """The executions on one model; ``model_id`` is null for those that named none."""
+
+    model_id: str | None
+
+
+class Program(_Shape):
+    """A program; ``latest_version`` is its highest release, null while there are only pre-releases."""
+
+    program_id: str
+    name: str
+    description: str | None
+    tags: list[str]
+    kind: str
+    parent_id: str | None
+    parent_version: str | None
+    latest_version: str | None
+    created_at: str
+    updated_at: str
+    position: int = Field(description="Ledger position of its first registration.")
+
+
+class ProgramPage(_Page):
+    """Programs by id."""
+
+    items: list[Program]
+
+
+class ProgramDetail(Program):
+    """A program with its version labels, in order of registration."""
+
+    versions: list[str]
+    totals: Totals
+
+
+class Version(_Shape):
+    """One content of a program, under its label."""
+
+    program_id: str
+    version: str
+    content_hash: str
+    name: str
+    description: str | None
+    tags: list[str]
+    kind: str
+    parent_id: str | None
+    parent_version: str | None
+    optimizer: Json | None
+    class_name: str | None
+    module_path: str | None
+    code_hash: str | None
+    dspy_version: str | None
+    created_at: str
+    event_id: str
+    position: int
+
+
+class VersionPage(_Page):
+    """Versions in order of registration."""
+
+    items: list[Version]
+
+
+class VersionDetail(Version):
+    """Everything known of a version; ``state`` is null when it was not captured."""
+
+    proposed: str = Field(description="The label its producer proposed.")
+    signature: Json | None
+    interface: Json | None
+    source_code: str | None
+    state: JsonValue
+    totals: list[ModelTotals]
+
+
+class TreeVersion(_Shape):
+    """A version with the versions and the programs that came from it."""
+
+    version: str
+    content_hash: str
+    parent_id: str | None
+    parent_version: str | None
+    kind: str
+    optimizer: str | None
+    created_at: str
+    children: list[TreeVersion]
+    derived: list[ProgramTree]
+
+
+class TreeParent(_Shape):
+    """Where a derived program came from."""
+
+    program_id: str
+    version: str | None
+
+
+class ProgramTree(_Shape):
+    """A program's versions; ``derived`` has the programs that name no known version of it."""
+
+    program_id: str
+    name: str
+    parent: TreeParent | None
+    versions: list[TreeVersion]
+    derived: list[ProgramTree]
+
+
+class Execution(_Shape):
+    """One execution; ``version`` is null until its content's registration is known."""
+
+    position: int
+    execution_id: str
+    program_id: str
+    program_name: str | None
+    version: str | None
+    content_hash: str | None
+    model_id: str | None
+    provider: str | None
+    base_model: str | None
+    status: Literal["ok", "error"]
+    error_type: str | None
+    error_message: str | None
+    started_at: str
+    time: str
+    latency_ms: float
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+    model_pinned: bool
+    trace_id: str | None
+    session_id: str | None
+    user_id: str | None
+    tags: list[str]
+    environment: str | None
+    service: str | None
+    release: str | None
+
+
+class ExecutionPage(_Page):
+    """Executions, newest first."""
+
+    items: list[Execution]
+
+
+class Evaluation(_Shape):
+    """Results of an evaluation; of one execution (feedback) when ``execution_id`` is set."""
+
+    position: int
+    evaluation_id: str
+    program_id: str | None
+    version: str | None
+    content_hash: str | None
+    model_id: str | None
+    provider: str | None
+    base_model: str | None
+    metric_name: str | None
+    results: JsonValue
+    dataset: Json | None
+    execution_id: str | None
+    user_id: str | None
+    event_id: str
+    created_at: str
+
+
+class EvaluationPage(_Page):
+    """Evaluations, newest first."""
+
+    items: list[Evaluation]
+
+
+class ExecutionDetail(Execution):
+    """An execution with its event and its feedback."""
+
+    event_id: str
+    source: str
+    sequence: int
+    recorded_at: str
+    data: Json = Field(description="The event's own fields as recorded: usage, metadata, models, …")
+    body: JsonValue = Field(description="inputs, outputs and calls; null when erased or not captured.")
+    feedback: list[Evaluation]
+
+
+class Model(_Shape):
+    """A model of the models file (``configured``), or one that executions named."""
+
+    model_id: str
+    provider: str | None
+    base_model: str | None
+    model_name: str | None
+    configured: bool
+    first_seen: str | None
+    last_seen: str | None
+
+
+class ModelPage(_Page):
+    """Models by id; ``warnings`` tells when the models file can't be read in full."""
+
+    items: list[Model]
+    warnings: list[str]
+
+
+class Live(_Shape):
+    """The process answers."""
+
+    status: Literal["live"]
+
+
+class Ready(_Shape):
+    """Questions can be answered; ``position`` is the view's."""
+
+    status: Literal["ready"]
+    position: int

@@ -1,0 +1,117 @@
+"""The API as a process: one socket, one line when it is ready, a clean end on a signal."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import uvicorn
+
+from dspy_ledger.api.app import create_app
+from dspy_ledger.errors import StartupError
+from dspy_ledger.settings import Settings
+
+__all__ = ["run_api"]
+
+_GRACE = 5  # seconds that answers under way have when the server ends
+
+
+def run_api(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then return.
+
+    Prints one line with the URL once requests are answered. ``api_port=0`` takes a free port.
+
+    Raises:
+        StartupError: the address can't be listened on; the message says what to do.
+    """
+    with closing(_listen(settings.api_host, settings.api_port)) as listener:
+        _log_at(settings.log_level)
+        config = uvicorn.Config(
+            create_app(settings),
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            server_header=False,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
+        _Server(config, f"http://{host}:{listener.getsockname()[1]}").run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, but a signal ends it with exit code 0: it would raise the signal again when done."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        sys.stdout.write(
+            f"dspy-ledger API: {self._url}/v1/programs (described at {self._url}/openapi.json)\n"
+        )
+        sys.stdout.flush()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may listen to signals
+            return
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket: found out here, a taken port is one line instead of uvicorn's log."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise StartupError(
+            f"can't listen on {host!r} ({error.strerror}); set DSPY_LEDGER_API_HOST to an address of this"
+            " machine, e.g. 127.0.0.1"
+        ) from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        raise StartupError(_advice(host, port, error)) from None
+    return listener
+
+
+def _advice(host: str, port: int, error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return (
+                f"port {port} on {host} is in use; end what listens there, or set DSPY_LEDGER_API_PORT to"
+                " another port (0 takes a free one)"
+            )
+        case errno.EACCES:
+            return f"port {port} needs more rights; set DSPY_LEDGER_API_PORT to one above 1023"
+        case errno.EADDRNOTAVAIL:
+            return f"{host} is no address of this machine; set DSPY_LEDGER_API_HOST, e.g. to 127.0.0.1"
+        case _:
+            return f"can't listen on {host}, port {port}: {error.strerror}"
+
+
+def _log_at(level: str) -> None:
+    """Log to stderr; uvicorn's own account of starting and ending only when debugging."""
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    quiet = level if level == "debug" else "error" if level == "error" else "warning"
+    logging.getLogger("uvicorn").setLevel(quiet.upper())
