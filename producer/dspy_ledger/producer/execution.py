@@ -55,8 +55,13 @@ class Run:
     adapter: str = "ChatAdapter"
 
 
-def check_inputs(program_id: str, interface: Interface | None, given: Mapping[str, Any]) -> None:
+def check_inputs(
+    program_id: str, interface: Interface, given: Mapping[str, Any], *, takes_more: bool
+) -> None:
     """Refuse unknown and missing inputs before any model is called.
+
+    Args:
+        takes_more: the program's ``forward(**kwargs)`` takes inputs that nothing declares.
 
     Raises:
         InvalidFields: the message names them all and lists what is expected.
@@ -65,11 +70,9 @@ def check_inputs(program_id: str, interface: Interface | None, given: Mapping[st
         raise InvalidFields(
             f"input_data for {program_id!r} is {type(given).__name__}; pass a dict of input fields"
         )
-    inputs = [] if interface is None else interface["inputs"]
-    if not inputs:  # a forward(**kwargs) whose inputs can't be told
-        return
+    inputs = interface["inputs"]
     names = [one["name"] for one in inputs]
-    unknown = [str(name) for name in given if name not in names]
+    unknown = [] if takes_more else [str(name) for name in given if name not in names]
     missing = [one["name"] for one in inputs if one["required"] and one["name"] not in given]
     problems = [f"unknown {', '.join(unknown)}"] if unknown else []
     problems += [f"missing {', '.join(missing)}"] if missing else []

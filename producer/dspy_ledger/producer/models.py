@@ -109,6 +109,11 @@ class ModelManager:
         except (KeyError, TypeError):
             raise UnknownModel(str(model_id), self._descriptions) from None
 
+    def by_model_name(self) -> dict[str, Any]:
+        """LMs by what they are called at their provider; the first where several have one name."""
+        described = reversed(self._descriptions.values())
+        return {description.model_name: self.get_lm(description.model_id) for description in described}
+
     def id_of(self, lm: Any) -> str:
         """The model id of an LM of ours, else the LM's own model name."""
         for model_id, ours in list(self._lms.items()):

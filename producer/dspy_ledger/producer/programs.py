@@ -300,7 +300,7 @@ class ProgramManager:
         model = self.model_manager.describe(model_id)
         lm = self.model_manager.get_lm(model_id)
         version, held = self._runnable(program_id, program_version)
-        check_inputs(program_id, held.canonical.interface, input_data)
+        check_inputs(program_id, held.canonical.interface, input_data, takes_more=held.canonical.takes_more)
         execution_id = str(uuid_utils.uuid7())
         this = await run(held.program, lm, input_data, held.process_output)
         pinned = any(getattr(p, "lm", None) is not None for _, p in held.program.named_parameters())
@@ -421,7 +421,7 @@ class ProgramManager:
             raise VersionNotRunnable(
                 f"{metadata.id} {metadata.version} was recorded without its state (CAPTURE_DEMOS was off)"
             )
-        return load_checked(state, metadata.content_hash, into)
+        return load_checked(state, metadata.content_hash, into, lms=self.model_manager.by_model_name())
 
     def load_program(self, program_id: str, version: str = "latest", *, into: Any) -> Any:
         """The recorded state of a version, in a Signature or Module that the host has.

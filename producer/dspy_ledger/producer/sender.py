@@ -175,14 +175,7 @@ class Sender:
 
     def _connected(self) -> redis.Redis:
         if self._client is None:
-            client = redis.Redis.from_url(
-                self._redis_url,
-                socket_timeout=_TIMEOUT,
-                socket_connect_timeout=_TIMEOUT,
-                retry=Retry(NoBackoff(), 0),
-                single_connection_client=True,
-                health_check_interval=0,
-            )
+            client = _client_of_one_connection(self._redis_url)
             client.ping()
             self._client = client
             # Whatever this server is, it may have lost what its predecessor took: send all that is not
@@ -309,3 +302,30 @@ class Sender:
     def _notify(self) -> None:
         with self._progress:
             self._progress.notify_all()
+
+
+def _client_of_one_connection(url: str) -> redis.Redis:
+    """A client that never connects a second time.
+
+    redis-py replaces a broken connection without a word; but a new connection may lead to a server that
+    lost what the old one took, so that it must be noticed: then everything not stored is sent again.
+    """
+    connected = False
+
+    def connect_once(connection: Any) -> None:
+        nonlocal connected
+        if connected:
+            raise redis.ConnectionError("the connection was lost")
+        connection.on_connect()
+        connected = True
+
+    pool = redis.ConnectionPool.from_url(
+        url,
+        max_connections=1,
+        socket_timeout=_TIMEOUT,
+        socket_connect_timeout=_TIMEOUT,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        redis_connect_func=connect_once,
+    )
+    return redis.Redis.from_pool(pool)
