@@ -1,0 +1,244 @@
+"""The SQL read models: what they hold, and that they are the same however they came about."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dspy_ledger.projector import SqlViews, catch_up, project
+from dspy_ledger.store import SqliteEventStore
+from dspy_ledger.views import POINTER, ViewReader, current_view
+from projector.ledgers import (
+    NOON,
+    Fields,
+    append,
+    evaluation,
+    event,
+    execution,
+    histories,
+    ledger,
+    registration,
+)
+
+TABLES = (
+    "programs", "program_tags", "versions", "executions", "evaluations", "models_seen", "totals", "checkpoint"
+)  # fmt: skip
+
+
+def content(folder: Path) -> dict[str, list[tuple]]:
+    view = current_view(folder)
+    assert view is not None
+    db = sqlite3.connect(view)
+    try:
+        return {table: sorted(db.execute(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+    finally:
+        db.close()
+
+
+def rows(folder: Path, query: str) -> list[tuple]:
+    reader = ViewReader(folder)
+    try:
+        return [tuple(row) for row in reader.connection().execute(query)]
+    finally:
+        reader.close()
+
+
+def views_of(folder: Path, *entries: Fields) -> SqliteEventStore:
+    store = ledger(folder, entries)
+    views = SqlViews(folder, store)
+    catch_up(store, views)
+    views.close()
+    return store
+
+
+def test_an_execution_keeps_its_hash_and_finds_its_label_when_the_registration_comes_later(
+    tmp_path: Path,
+) -> None:
+    store = ledger(tmp_path)
+    views = SqlViews(tmp_path, store)
+    joined = (
+        "SELECT execution_id, version FROM executions LEFT JOIN versions USING (program_id, content_hash)"
+    )
+    project(store, [views], append(store, [execution("a", 1)]))
+    assert rows(tmp_path, joined) == [("a", None)]
+    project(store, [views], append(store, [registration("b", 2, version="1.4.0")]))
+    assert rows(tmp_path, joined) == [("a", "1.4.0")]
+
+
+def test_totals_add_up_per_program_content_and_model(tmp_path: Path) -> None:
+    views_of(
+        tmp_path,
+        execution("a", 1, usage={"input_tokens": 3, "output_tokens": 4}, cost_usd=0.5),
+        execution("b", 2, status="error", error={"type": "ValueError", "message": "no"}, latency_ms=2),
+        execution("c", 3, content=None, model_id=None),
+    )
+    assert rows(tmp_path, "SELECT * FROM totals ORDER BY model_id") == [
+        ("p", "", "", 1, 0, 0, 0, 0.0, 1.5),
+        ("p", "c1:0", "m", 2, 1, 3, 4, 0.5, 3.5),
+    ]
+
+
+def test_saving_an_evaluation_again_under_the_same_id_and_model_replaces_it(tmp_path: Path) -> None:
+    views_of(
+        tmp_path,
+        evaluation("a", 1, evaluation_id="x", results=1),
+        evaluation("b", 2, evaluation_id="x", results=2),
+        evaluation("c", 3, evaluation_id="x", model_id="other"),
+        evaluation("d", 4, evaluation_id="x", program="q"),
+    )
+    assert rows(
+        tmp_path, "SELECT event_id, results FROM evaluations WHERE model_id = 'm' AND program_id = 'p'"
+    ) == [("b", "2")]
+    assert rows(tmp_path, "SELECT count(*) FROM evaluations") == [(3,)]
+
+
+def test_feedback_keeps_its_execution_and_null_for_all_else(tmp_path: Path) -> None:
+    views_of(tmp_path, evaluation("a", 1, program=None, content=None, model_id=None, execution_id="e"))
+    assert rows(tmp_path, "SELECT program_id, content_hash, model_id, execution_id FROM evaluations") == [
+        (None, None, None, "e")
+    ]
+
+
+def test_a_reworded_version_shows_the_last_words_and_the_first_everything_else(tmp_path: Path) -> None:
+    views_of(
+        tmp_path,
+        registration("a", 1, description="old", tags=["x", "y"], name="First", source_code="1"),
+        registration(
+            "b", 2, description="new", tags=["y", "z", "z"], name="Second", source_code="2", version="9.0.0"
+        ),
+    )
+    assert rows(tmp_path, "SELECT version, name, description, tags, source_code, event_id FROM versions") == [
+        ("1.0.0", "First", "new", '["y","z","z"]', "1", "a")
+    ]
+    assert rows(tmp_path, "SELECT name, description, latest_version, position FROM programs") == [
+        ("Second", "new", "1.0.0", 1)
+    ]
+    assert rows(tmp_path, "SELECT tag FROM program_tags ORDER BY tag") == [("y",), ("z",)]
+
+
+def test_models_are_seen_first_and_last_with_what_is_known_of_them(tmp_path: Path) -> None:
+    early, late = "2026-11-20T00:00:00.000000Z", "2026-11-24T00:00:00.000000Z"
+    views_of(
+        tmp_path,
+        execution("a", 1, model_info={"provider": "openai", "base_model": "gpt-4o"}),
+        execution("b", 2, time=late),
+        execution("c", 3, time=early, model_info={"model_name": "openai/gpt-4o"}),
+    )
+    assert rows(tmp_path, "SELECT * FROM models_seen") == [
+        ("m", "openai", "gpt-4o", "openai/gpt-4o", early, late)
+    ]
+
+
+def test_numbers_beyond_64_bits_and_doubled_execution_ids_do_not_stop_the_fold(tmp_path: Path) -> None:
+    huge = {"input_tokens": 2**64 - 1, "output_tokens": 1e300}
+    hostile = [
+        execution(f"e{n}", n, execution_id="same", usage=huge, latency_ms=2**64 - 1, cost_usd=2**64 - 1)
+        for n in range(1, 30)
+    ]
+    views_of(tmp_path, *hostile)
+    assert rows(tmp_path, "SELECT count(*) FROM executions WHERE execution_id = 'same'") == [(29,)]
+
+
+def test_a_failing_batch_changes_nothing_and_can_be_applied_again(tmp_path: Path) -> None:
+    store = ledger(tmp_path, [registration("a", 1), execution("b", 2)])
+    views = SqlViews(tmp_path, store)
+    catch_up(store, views)
+    before = content(tmp_path)
+    batch = append(store, [execution("c", 3), registration("d", 4, content="c1:1")])
+    views._db.execute("CREATE TRIGGER no BEFORE INSERT ON versions BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(sqlite3.IntegrityError):
+        views.apply(batch)
+    assert content(tmp_path) == before
+    views._db.execute("DROP TRIGGER no")
+    views.apply(batch)
+    assert content(tmp_path)["totals"][0][3] == 2
+    assert views.position() == 4
+
+
+def test_a_view_of_another_ledger_or_version_or_a_broken_one_is_built_anew_beside_the_old(
+    tmp_path: Path,
+) -> None:
+    store = views_of(tmp_path, registration("a", 1), execution("b", 2))
+    for spoil in (
+        "UPDATE checkpoint SET view_version = 0",
+        "UPDATE checkpoint SET ledger_id = 'other'",
+        "UPDATE checkpoint SET event_id = 'other'",
+        "DELETE FROM checkpoint",
+    ):
+        old = current_view(tmp_path)
+        assert old is not None
+        with sqlite3.connect(old) as db:
+            db.execute(spoil)
+        db.close()
+        views = SqlViews(tmp_path, store)
+        assert current_view(tmp_path) == old, "readers keep the old view until the new one is complete"
+        catch_up(store, views)
+        views.close()
+        assert current_view(tmp_path) != old
+        assert [path.name for path in tmp_path.glob("views-*.db")] == [current_view(tmp_path).name]
+        assert rows(tmp_path, "SELECT execution_id FROM executions") == [("b",)]
+    current_view(tmp_path).write_bytes(b"no database at all" * 1000)
+    views = SqlViews(tmp_path, store)
+    assert catch_up(store, views) == 2
+
+
+def test_a_rebuilt_view_has_the_same_indexes_as_a_live_one(tmp_path: Path) -> None:
+    store = views_of(tmp_path / "live", registration("a", 1))
+    indexes = "SELECT sql FROM sqlite_schema WHERE type = 'index' ORDER BY name"
+    views = SqlViews(tmp_path / "rebuilt", store)
+    assert not (tmp_path / "rebuilt" / POINTER).exists()
+    catch_up(store, views)
+    assert rows(tmp_path / "live", indexes) == rows(tmp_path / "rebuilt", indexes)
+
+
+def test_a_build_cut_short_leaves_the_old_view_in_force_and_its_file_is_removed(tmp_path: Path) -> None:
+    store = views_of(tmp_path, registration("a", 1), execution("b", 2))
+    (tmp_path / "views-7.db").write_bytes(b"half")
+    (tmp_path / "views-7.db-wal").write_bytes(b"half")
+    views = SqlViews(tmp_path, store)
+    assert views.position() == 2
+    assert sorted(path.name for path in tmp_path.glob("views-7*")) == []
+
+
+def test_events_of_no_interest_move_the_checkpoint_only(tmp_path: Path) -> None:
+    report = event("ProducerReported", {"first": 1, "last": 1, "reason": "start"}, "r", 1)
+    erased = event("BodyErased", {"event_ids": ["r"], "reason": "asked"}, "s", 2)
+    views_of(tmp_path, report, erased)
+    assert rows(tmp_path, "SELECT position, event_id FROM checkpoint") == [(2, "s")]
+
+
+@settings(deadline=None, max_examples=25)
+@given(histories(), st.lists(st.integers(1, 7), min_size=1))
+def test_live_in_any_batches_and_with_a_restart_equals_a_rebuild_to_the_last_bit(
+    history: list[Fields], sizes: list[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = ledger(folder)
+        views = SqlViews(folder, store)
+        rest = list(history)
+        for size in sizes * len(history):
+            if not rest:
+                break
+            project(store, [views], append(store, rest[:size]))
+            rest = rest[size:]
+            if size == 3:
+                views.close()
+                views = SqlViews(folder, store)
+        project(store, [views], append(store, rest))
+        views.close()
+        rebuilt = SqlViews(folder / "again", store)
+        catch_up(store, rebuilt)
+        rebuilt.close()
+        store.close()
+        assert content(folder) == content(folder / "again")
+
+
+def test_times_are_spelled_in_one_way_so_that_text_order_is_time_order(tmp_path: Path) -> None:
+    views_of(tmp_path, execution("a", 1, started_at="2026-11-22T14:00:00+02:00", time="2026-11-22T12:00:00Z"))
+    assert rows(tmp_path, "SELECT started_at, time FROM executions") == [(NOON, NOON)]
