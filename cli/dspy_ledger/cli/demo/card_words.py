@@ -1,7 +1,7 @@
 """The words by which the demo's models recognise titles, companies, telephones and addresses on a card.
 
-Chosen with the demo's cards in view, and with gaps left in: scores say how the two models compare, not how well
-rules read cards in general.
+Chosen with the demo's cards in view, and with gaps left in: scores say how the two models compare, not how
+well rules read cards in general.
 """
 
 import re
