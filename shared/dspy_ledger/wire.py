@@ -189,7 +189,7 @@ def _too_deep(raw: bytes, value: object) -> bool:
     if raw.count(b"[") + raw.count(b"{") <= _MOST_LEVELS:  # the cheap answer, right for nearly all
         return False
     level = [value]
-    for _ in range(_MOST_LEVELS + 1):
+    for _ in range(_MOST_LEVELS):
         level = [
             item
             for outer in level
