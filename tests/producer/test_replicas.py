@@ -1,0 +1,148 @@
+"""Many replicas, and Redis away while they register: one content, one version."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from time import perf_counter
+
+from dspy_ledger.producer import Ledger, ModelManager, Predictor, ProgramManager
+from producer.streams import entries
+from producer.test_programs import MODEL, Answers
+from servers import Valkey
+
+REPLICA = """
+import json, sys
+from dspy_ledger.producer import Ledger, ModelManager, Predictor, ProgramManager
+ledger = Ledger.connect()
+manager = ProgramManager(model_manager=ModelManager({}), ledger=ledger)
+import dspy
+programs = [Predictor, Predictor.with_instructions("Be brief."), dspy.ChainOfThought("question -> answer")]
+print("ready", flush=True)
+sys.stdin.readline()
+versions = [manager.register_program(p, name=n).version for p, n in zip(programs, ("Same", "Same", "Other"))]
+ledger.flush(10)
+print(json.dumps(versions), flush=True)
+ledger.close()
+"""
+
+
+def replicas(count: int, settings, url: str) -> list[list[str]]:
+    """Start so many processes, let them register at the same moment; their versions."""
+    env = {**os.environ, "DSPY_LEDGER_REDIS_URL": url, "DSPY_LEDGER_WAL_DIR": str(settings.wal_dir)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", REPLICA], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(count)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [json.loads(process.stdout.readline()) for process in processes]
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    return answers
+
+
+def registry(valkey: Valkey, settings, program_id: str) -> list[str]:
+    client = valkey.client()
+    known = client.hvals(settings.keys.program(program_id))
+    client.close()
+    return sorted(json.loads(value)["version"] for value in known)
+
+
+def test_eight_replicas_registering_at_once_make_one_version_of_each_content(valkey, settings) -> None:
+    answers = replicas(8, settings, valkey.url)
+    assert answers == [answers[0]] * 8
+    assert sorted(answers[0]) == ["1.0.0", "1.0.0", "1.0.1"]
+    assert registry(valkey, settings, "same") == ["1.0.0", "1.0.1"]
+    assert registry(valkey, settings, "other") == ["1.0.0"]
+    again = replicas(2, settings, valkey.url)  # started again: still the same
+    assert again == [answers[0]] * 2
+    labels = {
+        (e.subject, e.envelope["data"]["content_hash"], e.envelope["data"]["version"])
+        for e in entries(valkey, settings)
+    }
+    assert len(labels) == 3
+
+
+def test_with_redis_away_registering_and_running_go_on_and_arrive_under_one_version(
+    tmp_path, make_settings, eventually
+) -> None:
+    server = Valkey(tmp_path / "late")
+    settings = make_settings(server.url)
+    ledgers = [Ledger.connect(settings=settings) for _ in range(2)]
+    managers = [
+        ProgramManager(model_manager=ModelManager({MODEL: Answers()}), ledger=ledger) for ledger in ledgers
+    ]
+    try:
+        for manager in managers:
+            begun = perf_counter()
+            first = manager.register_program(Predictor, name="Text Completion")
+            assert perf_counter() - begun < 1
+            assert (first.version, first.provisional) == ("1.0.0", True)
+            assert manager.register_program(Predictor, name="Text Completion") == first
+            result, info = asyncio.run(manager.execute_program("text_completion", MODEL, {"input": "x"}))
+            assert result.output == "an answer"
+            assert info.program_version == "1.0.0"
+        server.start()
+        assert all(ledger.flush(15) for ledger in ledgers)
+        found = entries(server, settings)
+        executions = [e for e in found if "Execution" in e.type]
+        registrations = [e for e in found if "Registered" in e.type]
+        assert len(executions) == len({e.event_id for e in executions}) == 2
+        assert len({e.event_id for e in registrations}) == 2
+        assert {e.envelope["data"]["version"] for e in registrations} == {"1.0.0"}
+        assert registry(server, settings, "text_completion") == ["1.0.0"]
+        for manager in managers:
+            assert not manager.get_program("text_completion").provisional
+    finally:
+        for ledger in ledgers:
+            ledger.close()
+        server.stop()
+
+
+def test_versions_proposed_apart_are_settled_by_who_comes_first(tmp_path, make_settings) -> None:
+    """Two replicas, each offline, call different contents 1.0.0: one of them becomes 1.0.1."""
+    server = Valkey(tmp_path / "late")
+    settings = make_settings(server.url)
+    ledgers = [Ledger.connect(settings=settings) for _ in range(2)]
+    programs = [Predictor, Predictor.with_instructions("Be brief.")]
+    managers = [ProgramManager(model_manager=ModelManager({MODEL: Answers()}), ledger=one) for one in ledgers]
+    try:
+        for manager, program in zip(managers, programs, strict=True):
+            assert manager.register_program(program, name="Same").version == "1.0.0"
+        server.start()
+        assert all(ledger.flush(15) for ledger in ledgers)
+        assert sorted(m.get_program("same", "latest").version for m in managers) == ["1.0.0", "1.0.1"]
+        assert registry(server, settings, "same") == ["1.0.0", "1.0.1"]
+    finally:
+        for ledger in ledgers:
+            ledger.close()
+        server.stop()
+
+
+def test_a_proposal_of_a_process_killed_offline_is_settled_by_the_next_start(
+    tmp_path, make_settings, eventually
+) -> None:
+    server = Valkey(tmp_path / "late")
+    settings = make_settings(server.url)
+    env = {**os.environ, "DSPY_LEDGER_REDIS_URL": server.url, "DSPY_LEDGER_WAL_DIR": str(settings.wal_dir)}
+    code = REPLICA.replace("ledger.flush(10)", "import os; os.kill(os.getpid(), 9)")
+    died = subprocess.run([sys.executable, "-c", code], check=False, env=env, input="go\n", text=True)
+    assert died.returncode == -9
+    server.start()
+    ledger = Ledger.connect(settings=settings)
+    try:
+        eventually(lambda: len(entries(server, settings)) == 3)
+        assert registry(server, settings, "same") == ["1.0.0", "1.0.1"]
+    finally:
+        ledger.close()
+        server.stop()
