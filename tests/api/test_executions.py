@@ -1,0 +1,243 @@
+"""The list of executions, held against a filter in plain Python, and one execution with its event."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dspy_ledger.api import schemas
+
+PATH = "/v1/programs/executions"
+PROGRAMS = ("alpha", "beta", "日本語", "unregistered")
+MODELS = ("gpt", "openai/mini", None)
+HASHES = ("c1:00", "c1:01", "c1:02", None)
+LABELS = {
+    ("alpha", "c1:00"): "1.0.0",
+    ("alpha", "c1:01"): "1.1.0",
+    ("beta", "c1:00"): "1.0.0",
+    ("beta", "c1:02"): "2.0.0+local.1",
+    ("日本語", "c1:01"): "1.0.0",
+}
+
+
+@pytest.fixture(scope="module")
+def world(make_ledger_and_api):
+    """300 executions over everything there is to filter by, and the same as plain dicts."""
+    ledger, api = make_ledger_and_api()
+    chance = random.Random(7)
+    for (program_id, content_hash), label in list(LABELS.items())[:3]:
+        ledger.register(program_id, label, content_hash)
+    facts = []
+    for number in range(300):
+        fact = {
+            "execution_id": f"x{number}",
+            "program_id": chance.choice(PROGRAMS),
+            "content_hash": chance.choice(HASHES),
+            "model_id": chance.choice(MODELS),
+            "status": chance.choice(("ok", "ok", "error")),
+            "trace_id": chance.choice((None, "trace-1", "trace-2")),
+            # Clocks differ: time is not in order of position.
+            "time": f"2026-11-{chance.randint(1, 20):02d}T{chance.randint(0, 23):02d}:00:00.000000Z",
+        }
+        environment = chance.choice((None, "production", "staging"))
+        position = ledger.execute(
+            **fact, context={"environment": environment} if environment else None, latency_ms=number
+        )
+        facts.append({**fact, "environment": environment, "position": position})
+        if number == 150:  # labels that executions before them wait for
+            for (program_id, content_hash), label in list(LABELS.items())[3:]:
+                ledger.register(program_id, label, content_hash)
+    ledger.fold()
+    return api, facts
+
+
+def expected(facts, filters):
+    def fits(fact):
+        label = LABELS.get((fact["program_id"], fact["content_hash"]))
+        same = ("program_id", "model_id", "status", "trace_id", "environment")
+        return (
+            all(fact[name] == filters[name] for name in same if name in filters)
+            and filters.get("version", label) == label
+            and fact["time"] >= filters.get("since", "")
+            and fact["time"] < filters.get("until", "3")
+        )
+
+    return [fact["execution_id"] for fact in reversed(facts) if fits(fact)]
+
+
+CHOICES = {
+    "program_id": (*PROGRAMS, "unheard-of"),
+    "version": ("1.0.0", "1.1.0", "2.0.0+local.1", "9.9.9"),
+    "model_id": ("gpt", "openai/mini", "none"),
+    "status": ("ok", "error"),
+    "trace_id": ("trace-1", "trace-3"),
+    "environment": ("production", "test"),
+    "since": ("2026-11-05T12:00:00.000000Z", "2026-11-19T00:00:00.000000Z"),
+    "until": ("2026-11-10T00:00:00.000000Z", "2026-11-02T12:00:00.000000Z"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in CHOICES for value in CHOICES[name]])
+def test_each_filter_alone_finds_what_a_plain_filter_finds(world, name, value):
+    api, facts = world
+    found = api.items(PATH, limit=1000, **{name: value})
+    assert [item["execution_id"] for item in found] == expected(facts, {name: value})
+
+
+@pytest.mark.parametrize("names", list(combinations(CHOICES, 2)), ids="-".join)
+def test_each_pair_of_filters_finds_what_a_plain_filter_finds(world, names):
+    api, facts = world
+    for value in CHOICES[names[0]]:
+        for other in CHOICES[names[1]]:
+            filters = {names[0]: value, names[1]: other}
+            found = api.items(PATH, limit=1000, **filters)
+            assert [item["execution_id"] for item in found] == expected(facts, filters)
+
+
+@given(
+    st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in CHOICES.items()}),
+    st.integers(1, 60),
+)
+@settings(max_examples=80, deadline=None)
+def test_any_filters_page_by_page_find_what_a_plain_filter_finds(world, filters, limit):
+    api, facts = world
+    found = api.walk(PATH, limit=limit, **filters)
+    assert [item["execution_id"] for item in found] == expected(facts, filters)
+
+
+def test_wide_windows_and_many_contents_are_walked_otherwise_and_find_the_same(world, monkeypatch):
+    api, facts = world
+    monkeypatch.setattr("dspy_ledger.api.queries.executions._NARROW_WINDOW", 3)
+    monkeypatch.setattr("dspy_ledger.api.queries.executions._MOST_WALKS", 1)
+    for filters in (
+        {"since": "2026-11-05T00:00:00.000000Z", "model_id": "gpt"},
+        {"since": "2026-11-05T00:00:00.000000Z", "status": "error", "program_id": "alpha"},
+        {"until": "2026-11-15T00:00:00.000000Z", "program_id": "beta"},
+        {"program_id": "alpha"},
+        {"version": "1.0.0"},
+    ):
+        found = api.walk(PATH, limit=9, **filters)
+        assert [item["execution_id"] for item in found] == expected(facts, filters)
+
+
+def test_rows_carry_the_label_of_their_content_and_null_while_it_is_unknown(world):
+    api, _facts = world
+    for item in api.items(PATH, limit=1000):
+        assert item["version"] == LABELS.get((item["program_id"], item["content_hash"]))
+    answer = api.get(PATH, limit=1000)
+    assert schemas.ExecutionPage.model_validate_json(answer.content).next_cursor is None
+
+
+def test_every_page_together_gives_every_execution_once_while_new_ones_arrive(ledger, api):
+    ledger.register("p")
+    before = [f"old-{number}" for number in range(50)]
+    for execution_id in before:
+        ledger.execute(execution_id)
+    ledger.fold()
+    fresh = iter(range(1000))
+
+    def arrive():
+        for _ in range(3):
+            ledger.execute(f"new-{next(fresh)}")
+        ledger.fold()
+
+    for filters in ({}, {"program_id": "p"}, {"since": "2026-01-01"}):
+        found = [item["execution_id"] for item in api.walk(PATH, limit=7, between=arrive, **filters)]
+        assert len(found) == len(set(found))
+        assert [each for each in found if each.startswith("old")] == before[::-1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 6])
+def test_a_last_page_that_is_just_full_has_no_next_one(ledger, api, count):
+    for number in range(count):
+        ledger.execute(f"x{number}")
+    ledger.fold()
+    page = api.get(PATH, limit=5).json()
+    assert len(page["items"]) == min(count, 5)
+    assert (page["next_cursor"] is None) == (count <= 5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "hours"),
+    [
+        ("2026-11-22T12:00:00+02:00", range(10, 24)),
+        ("2026-11-22T12:00:00 02:00", range(10, 24)),  # a + that nobody encoded
+        ("2026-11-22t10:00z", range(10, 24)),
+        ("2026-11-22", range(24)),
+        ("2026-11-22T22:00:00.000001Z", [23]),
+    ],
+)
+def test_since_takes_any_rfc_3339_time_and_a_bare_date(ledger, api, asked, hours):
+    for hour in range(24):
+        ledger.execute(f"{hour}", time=f"2026-11-22T{hour:02d}:00:00.000000Z")
+    ledger.fold()
+    found = [int(item["execution_id"]) for item in api.items(PATH, since=asked)]
+    assert sorted(found) == list(hours)
+
+
+def test_since_is_included_and_until_is_not(ledger, api):
+    for hour in (9, 10, 11):
+        ledger.execute(f"{hour}", time=f"2026-11-22T{hour:02d}:00:00.000000Z")
+    ledger.fold()
+    found = api.items(PATH, since="2026-11-22T09:00:00Z", until="2026-11-22T11:00:00Z")
+    assert [item["execution_id"] for item in found] == ["10", "9"]
+
+
+def test_an_empty_content_hash_and_a_missing_one_both_belong_to_the_program(ledger, api):
+    ledger.execute("empty", content_hash="")
+    ledger.execute("missing", content_hash=None)
+    ledger.fold()
+    assert [item["execution_id"] for item in api.items(PATH, program_id="p")] == ["missing", "empty"]
+
+
+def test_one_execution_comes_with_its_event_body_and_feedback(ledger, api):
+    ledger.register("p")
+    body = {"inputs": {"q": "?"}, "outputs": {"a": "!"}, "calls": [{"kind": "lm"}]}
+    position = ledger.execute(
+        "x1",
+        body=body,
+        context={"environment": "production"},
+        model_id="gpt",
+        model_info={"provider": "openai", "base_model": "gpt", "model_name": "openai/gpt"},
+        usage={"input_tokens": 3, "output_tokens": 4},
+        metadata={"purpose": "test"},
+        call_counts={"lm": 1},
+        models=["gpt"],
+        tags=["a"],
+        a_field_of_tomorrow=[1],
+    )
+    ledger.evaluate("f1", execution_id="x1", results={"score": 1}, user_id="ann")
+    ledger.execute("x2")
+    ledger.fold()
+    answer = api.get(f"{PATH}/x1")
+    found = answer.json()
+    schemas.ExecutionDetail.model_validate_json(answer.content)
+    assert found["position"] == position
+    assert (found["version"], found["environment"], found["tags"]) == ("1.0.0", "production", ["a"])
+    assert (found["event_id"], found["source"], found["sequence"]) == ("x1", "/producers/host/a", 2)
+    assert found["data"]["usage"] == {"input_tokens": 3, "output_tokens": 4}
+    assert found["data"]["a_field_of_tomorrow"] == [1]
+    assert found["body"] == body
+    (feedback,) = found["feedback"]
+    assert (feedback["program_id"], feedback["version"], feedback["model_id"]) == ("p", "1.0.0", "gpt")
+    assert (feedback["results"], feedback["user_id"]) == ({"score": 1}, "ann")
+
+
+def test_one_execution_without_body_shows_null(ledger, api):
+    ledger.execute("x1")
+    ledger.fold()
+    found = api.get(f"{PATH}/x1").json()
+    assert (found["body"], found["feedback"], found["version"]) == (None, [], None)
+
+
+def test_deeply_nested_metadata_is_answered(ledger, api):
+    deep: object = 1
+    for _ in range(190):
+        deep = {"d": deep}
+    ledger.execute("x1", metadata={"deep": deep})
+    ledger.fold()
+    assert api.get(f"{PATH}/x1").json()["data"]["metadata"]["deep"] == deep
