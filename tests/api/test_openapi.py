@@ -1,0 +1,74 @@
+"""The OpenAPI document says what the API does."""
+
+from __future__ import annotations
+
+import pytest
+
+from dspy_ledger import api as package
+
+
+@pytest.fixture
+def document(api):
+    return api.get("/openapi.json").json()
+
+
+def test_the_package_exports_what_it_says():
+    assert sorted(package.__all__) == ["create_app", "run_api"]
+    assert all(callable(getattr(package, name)) for name in package.__all__)
+
+
+def test_operation_ids_make_good_method_names(document):
+    found = {
+        operation["operationId"]: path
+        for path, methods in document["paths"].items()
+        for operation in methods.values()
+    }
+    assert found == {
+        "list_programs": "/v1/programs",
+        "list_models": "/v1/programs/models",
+        "list_executions": "/v1/programs/executions",
+        "get_execution": "/v1/programs/executions/{execution_id}",
+        "get_program": "/v1/programs/{program_id}",
+        "list_versions": "/v1/programs/{program_id}/versions",
+        "get_version": "/v1/programs/{program_id}/versions/{version}",
+        "list_evaluations": "/v1/programs/{program_id}/evaluations",
+        "get_program_tree": "/v1/programs/{program_id}/tree",
+        "is_live": "/health/live",
+        "is_ready": "/health/ready",
+    }
+
+
+def test_every_answer_and_every_problem_is_described(document):
+    for path, methods in document["paths"].items():
+        answers = methods["get"]["responses"]
+        assert "422" not in answers
+        for status, answer in answers.items():
+            kind = "application/json" if status == "200" else "application/problem+json"
+            (content,) = answer["content"].items()
+            assert content[0] == kind
+            name = content[1]["schema"]["$ref"].rpartition("/")[2]
+            assert name in document["components"]["schemas"]
+            assert (name == "ProblemDetails") == (status != "200")
+        assert ("Ledger-Position" in answers["200"].get("headers", {})) == path.startswith("/v1")
+
+
+def test_filters_are_described_with_their_kinds(document):
+    parameters = {
+        each["name"]: each for each in document["paths"]["/v1/programs/executions"]["get"]["parameters"]
+    }
+    assert list(parameters) == [
+        *("limit", "cursor", "program_id", "version", "model_id", "status", "trace_id", "environment"),
+        *("since", "until"),
+    ]
+    assert parameters["status"]["schema"]["enum"] == ["ok", "error"]
+    assert parameters["limit"]["schema"] == {
+        "type": "integer", "minimum": 1, "maximum": 1000, "default": 100, "title": "Limit",
+    }  # fmt: skip
+    tag = next(
+        each for each in document["paths"]["/v1/programs"]["get"]["parameters"] if each["name"] == "tag"
+    )
+    assert tag["schema"]["type"] == "array"
+
+
+def test_no_page_loads_anything_from_elsewhere(api):
+    assert api.get("/docs").status_code == api.get("/redoc").status_code == 404
