@@ -51,6 +51,19 @@ class Canonical:
     program: Any
     process_output: Callable[[Any], Any] | None
 
+    def description(self) -> dict[str, Any]:
+        """What a ProgramRegistered event says of the content."""
+        return {
+            "content_hash": self.content_hash,
+            "code_hash": self.code_hash,
+            "class_name": self.class_name,
+            "module_path": self.module_path,
+            "source_code": self.source_code,
+            "signature": self.signature,
+            "interface": self.interface,
+            "kind": self.kind,
+        }
+
 
 def canonicalize(program_class: Any) -> Canonical:
     """Read a Signature class, string signature, Module instance, or Module class that needs no arguments.

@@ -12,9 +12,10 @@ from dspy.dsp.utils.settings import settings as dspy_settings
 from dspy_ledger.errors import InvalidFields
 from dspy_ledger.identity import Interface
 from dspy_ledger.producer.capture import Capture
+from dspy_ledger.producer.serialise import plain
 from dspy_ledger.timestamps import utc_now
 
-__all__ = ["ExecutionInfo", "Run", "check_inputs", "run"]
+__all__ = ["ExecutionInfo", "Run", "check_inputs", "execution_body", "execution_data", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +106,59 @@ async def run(
         this.latency_ms = this.latency_ms or capture.elapsed_ms()
         this.error = error
     return this
+
+
+def execution_data(
+    info: ExecutionInfo,
+    this: Run,
+    metadata: Mapping[str, Any] | None,
+    *,
+    undecided: bool,
+    dspy_version: str,
+) -> dict[str, Any]:
+    """The fields of ExecutionCompleted; no version while it is ``undecided``."""
+    return {
+        "execution_id": info.execution_id,
+        "program_id": info.program_id,
+        "program_version": None if undecided else info.program_version,
+        "content_hash": info.content_hash,
+        "program_name": info.program_name,
+        "model_id": info.model_id,
+        "model_info": info.model_info,
+        "models": info.models,
+        "model_pinned": info.model_pinned,
+        "status": "ok" if this.error is None else "error",
+        "error": None if this.error is None else _described(this.error),
+        "started_at": info.timestamp,
+        "latency_ms": round(info.latency_ms, 3),
+        "usage": info.usage,
+        "cost_usd": info.cost_usd,
+        "call_counts": dict(this.capture.counts),
+        "trace_id": info.trace_id,
+        "metadata": plain(metadata or {}),
+        "adapter": this.adapter,
+        "dspy_version": dspy_version,
+    }
+
+
+def execution_body(this: Run, inputs: Mapping[str, Any] | None, *, with_outputs: bool) -> dict[str, Any]:
+    """The body of ExecutionCompleted: what is not to be captured is not in it."""
+    body: dict[str, Any] = {} if inputs is None else {"inputs": dict(inputs)}
+    if with_outputs:
+        body["outputs"] = None if this.prediction is None else _fields(this.prediction)
+    body["calls"] = [call.as_dict() for call in this.capture.calls]
+    return body
+
+
+def _described(error: BaseException) -> dict[str, str]:
+    try:
+        message = str(error)
+    except Exception as hostile:  # noqa: BLE001  the exception is the host's
+        message = f"(its text raises {type(hostile).__name__})"
+    kept: dict[str, str] = plain({"type": type(error).__name__, "message": message[:10_000]})
+    return kept
+
+
+def _fields(prediction: Any) -> Any:
+    items = getattr(type(prediction), "toDict", None)
+    return items(prediction) if callable(items) else prediction

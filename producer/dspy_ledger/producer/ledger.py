@@ -19,7 +19,7 @@ from dspy_ledger.errors import InvalidInput, LedgerUnavailable
 from dspy_ledger.producer.outbox import Outbox
 from dspy_ledger.producer.proposals import Proposal, Settled, settle
 from dspy_ledger.producer.sender import Ask, Sender
-from dspy_ledger.producer.serialise import json_bytes
+from dspy_ledger.producer.serialise import json_bytes, plain
 from dspy_ledger.producer.wal import Record, WalFolder
 from dspy_ledger.settings import Settings, load_settings
 from dspy_ledger.timestamps import utc_now
@@ -134,21 +134,23 @@ class Ledger:
         event_id = event_id or str(uuid_utils.uuid7())
         try:
             body_bytes = None if body is None else json_bytes(body)
-            self._append(
-                lambda sequence: wire.encode(
-                    kind,
-                    data,
-                    event_id=event_id,
-                    source=self.source,
-                    sequence=sequence,
-                    time=utc_now(),
-                    subject=subject,
-                    body=body_bytes,
-                    context=self._context,
-                ),
-                body_bytes,
-                proposal=False,
-            )
+
+            def event(sequence: int) -> bytes:
+                envelope: dict[str, Any] = {
+                    "event_id": event_id,
+                    "source": self.source,
+                    "sequence": sequence,
+                    "time": utc_now(),
+                    "subject": subject,
+                    "body": body_bytes,
+                    "context": self._context,
+                }
+                try:
+                    return wire.encode(kind, data, **envelope)
+                except TypeError:  # a value that is no JSON: described instead
+                    return wire.encode(kind, plain(data), **envelope)
+
+            self._append(event, body_bytes, proposal=False)
         except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
             self._drop(error)
         return event_id

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version as distribution_version
 from threading import Lock
 from typing import Any
 
 import uuid_utils
 
-from dspy_ledger.errors import InvalidInput, VersionNotRunnable
+from dspy_ledger.errors import InvalidInput
 from dspy_ledger.identity import program_id as id_of
-from dspy_ledger.lineage import program_tree
-from dspy_ledger.producer.canonical import Canonical, canonicalize, fingerprint
-from dspy_ledger.producer.execution import ExecutionInfo, Run, check_inputs, run
+from dspy_ledger.producer.canonical import Canonical
+from dspy_ledger.producer.execution import (
+    ExecutionInfo,
+    Run,
+    check_inputs,
+    execution_body,
+    execution_data,
+    run,
+)
+from dspy_ledger.producer.holding import HeldPrograms
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.models import ModelDescription, ModelManager
 from dspy_ledger.producer.proposals import Proposal
 from dspy_ledger.producer.registry import ProgramMetadata, ProgramRegistry
 from dspy_ledger.producer.serialise import json_bytes, plain
-from dspy_ledger.producer.state import load_checked
 from dspy_ledger.timestamps import utc_now
-from dspy_ledger.versions import Version, highest_release
+from dspy_ledger.versions import Version
 
 __all__ = ["EvaluationMetadata", "ProgramManager"]
-
-_MOST_REMEMBERED = 1000  # programs whose content is remembered between registrations
-_LOAD = 5.0  # seconds that loading a program may wait for Redis: it is asked for, not in passing
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +45,6 @@ class EvaluationMetadata:
     model_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A content that this process can run."""
-
-    program: Any
-    canonical: Canonical
-    process_output: Callable[[Any], Any] | None
-
-
 class ProgramManager:
     """Programs of one process, on one ledger and a set of models.
 
@@ -61,10 +55,8 @@ class ProgramManager:
         self.model_manager = model_manager
         self.ledger = ledger
         self.registry = ProgramRegistry(ledger)
-        self._held: dict[tuple[str, str], _Held] = {}
-        self._latest: dict[str, str] = {}  # program id → content of the release registered or loaded last
+        self._held = HeldPrograms(self.registry, model_manager)
         self._answers: dict[tuple[Any, ...], str] = {}  # what was registered here → its content hash
-        self._canonicals: dict[int, tuple[Any, Any, Canonical]] = {}  # of what was passed in, by its id()
         self._lock = Lock()
         self._dspy_version = distribution_version("dspy")
 
@@ -92,7 +84,7 @@ class ProgramManager:
             InvalidProgram: it is none of these.
             InvalidInput: a version is no SemVer, or the tags are no texts.
         """
-        canonical = self._canonical(program_class)
+        canonical = self._held.canonical(program_class)
         return self._register(
             canonical,
             name or canonical.class_name or "program",
@@ -136,9 +128,9 @@ class ProgramManager:
             raise InvalidInput(
                 "register_optimized_program needs the optimizer_name, e.g. 'dspy.BootstrapFewShot'"
             )
-        parent = self._resolve(parent_id, parent_version or "latest")
-        canonical = self._canonical(program_class)
-        parent_held = self._held.get((parent.id, parent.content_hash))
+        parent = self._held.resolve(parent_id, parent_version or "latest")
+        canonical = self._held.canonical(program_class)
+        parent_held = self._held.get(parent.id, parent.content_hash)
         process_output = canonical.process_output or (parent_held.process_output if parent_held else None)
         return self._register(
             canonical,
@@ -156,18 +148,6 @@ class ProgramManager:
                 "changed": canonical.content_hash != parent.content_hash,
             },
         )
-
-    def _canonical(self, program_class: Any) -> Canonical:
-        """``canonicalize``, remembered as long as nothing in the program changed."""
-        kept = self._canonicals.get(id(program_class))
-        if kept is not None and kept[0] is program_class and kept[1] == _token(program_class):
-            return kept[2]
-        canonical = canonicalize(program_class)
-        with self._lock:
-            while len(self._canonicals) >= _MOST_REMEMBERED:
-                del self._canonicals[next(iter(self._canonicals))]
-            self._canonicals[id(program_class)] = (program_class, _token(program_class), canonical)
-        return canonical
 
     def _register(
         self,
@@ -197,7 +177,7 @@ class ProgramManager:
             )
         with self._lock:
             self._answers[asked] = canonical.content_hash
-        self._hold(program_id, canonical, process_output, known)
+        self._held.hold(program_id, canonical, process_output, known)
         return known
 
     def _offer(
@@ -213,60 +193,23 @@ class ProgramManager:
         optimizer: dict[str, Any] | None,
     ) -> ProgramMetadata:
         """Send a registration; what became of it."""
-        now = utc_now()
         data = {
+            **canonical.description(),
             "program_id": program_id,
             "name": name,
-            "version": "",
-            "content_hash": canonical.content_hash,
-            "code_hash": canonical.code_hash,
             "description": description,
             "tags": tags,
-            "class_name": canonical.class_name,
-            "module_path": canonical.module_path,
-            "source_code": canonical.source_code,
-            "signature": canonical.signature,
-            "interface": canonical.interface,
-            "kind": canonical.kind,
             "parent_id": parent.id if parent else None,
             "parent_version": parent.version if parent else None,
             "optimizer": optimizer,
             "dspy_version": self._dspy_version,
-            "created_at": now,
         }
         state = json_bytes(canonical.state) if self.ledger.settings.capture_demos else None
-        proposal = Proposal(
-            str(uuid_utils.uuid7()), now, plain(data), state, requested=requested, base_version=base_version
-        )
+        proposal = Proposal.make(plain(data), state, requested=requested, base_version=base_version)
         metadata, warning = self.registry.register(proposal)
         if warning:
             warnings.warn(warning, stacklevel=4)
         return metadata
-
-    def _hold(
-        self,
-        program_id: str,
-        canonical: Canonical,
-        process_output: Callable[[Any], Any] | None,
-        metadata: ProgramMetadata,
-    ) -> None:
-        with self._lock:
-            self._held[program_id, canonical.content_hash] = _Held(
-                canonical.program, canonical, process_output
-            )
-            if not Version.parse(metadata.version).is_prerelease:
-                self._latest[program_id] = canonical.content_hash
-
-    def registration_of(self, program_class: Any) -> ProgramMetadata | None:
-        """This process's registration of that content, under whatever name; None when there is none.
-
-        Raises:
-            InvalidProgram: it is no program.
-        """
-        content = self._canonical(program_class).content_hash
-        with self._lock:
-            program_id = next((held for held, hash_ in self._held if hash_ == content), None)
-        return None if program_id is None else self.registry.of_content(program_id, content)
 
     # --- running ---
 
@@ -299,7 +242,7 @@ class ProgramManager:
         """
         model = self.model_manager.describe(model_id)
         lm = self.model_manager.get_lm(model_id)
-        version, held = self._runnable(program_id, program_version)
+        version, held = self._held.runnable(program_id, program_version)
         check_inputs(program_id, held.canonical.interface, input_data, takes_more=held.canonical.takes_more)
         execution_id = str(uuid_utils.uuid7())
         this = await run(held.program, lm, input_data, held.process_output)
@@ -319,16 +262,16 @@ class ProgramManager:
             latency_ms=this.latency_ms,
             usage=this.capture.usage(),
             cost_usd=this.capture.cost_usd(),
-            trace_id=trace_id,
+            trace_id=None if trace_id is None else str(trace_id),
             prediction=this.prediction,
         )
-        self._record_execution(info, this, input_data, metadata, undecided=version.provisional)
+        self._record(info, this, input_data, metadata, undecided=version.provisional)
         if this.error is not None:
             this.error.add_note(f"execution_id={execution_id}")
             raise this.error
         return this.value, info
 
-    def _record_execution(
+    def _record(
         self,
         info: ExecutionInfo,
         this: Run,
@@ -337,91 +280,22 @@ class ProgramManager:
         *,
         undecided: bool,
     ) -> None:
-        error = this.error
-        data = {
-            "execution_id": info.execution_id,
-            "program_id": info.program_id,
-            "program_version": None if undecided else info.program_version,
-            "content_hash": info.content_hash,
-            "program_name": info.program_name,
-            "model_id": info.model_id,
-            "model_info": info.model_info,
-            "models": info.models,
-            "model_pinned": info.model_pinned,
-            "status": "ok" if error is None else "error",
-            "error": None if error is None else _described(error),
-            "started_at": info.timestamp,
-            "latency_ms": round(info.latency_ms, 3),
-            "usage": info.usage,
-            "cost_usd": info.cost_usd,
-            "call_counts": dict(this.capture.counts),
-            "trace_id": info.trace_id,
-            "metadata": plain(dict(metadata or {})),
-            "adapter": this.adapter,
-            "dspy_version": self._dspy_version,
-        }
         settings = self.ledger.settings
-        body: dict[str, Any] = {"calls": [call.as_dict() for call in this.capture.calls]}
-        if settings.capture_inputs:
-            body["inputs"] = dict(inputs)
-        if settings.capture_outputs:
-            body["outputs"] = None if this.prediction is None else _fields(this.prediction)
+        data = execution_data(info, this, metadata, undecided=undecided, dspy_version=self._dspy_version)
+        body = execution_body(
+            this, inputs if settings.capture_inputs else None, with_outputs=settings.capture_outputs
+        )
         self.ledger.record(
             "ExecutionCompleted", data, body=body, subject=info.program_id, event_id=info.execution_id
         )
 
-    def _runnable(self, program_id: str, version: str) -> tuple[ProgramMetadata, _Held]:
-        """A version and the code this process runs for it."""
-        metadata = self._resolve(program_id, version)
-        held = self._held.get((program_id, metadata.content_hash))
-        if held is None:
-            held = self._load_into_held(metadata)
-        content = self._canonical(held.program).content_hash
-        if content != metadata.content_hash:
-            # The host changed the instance after registering it. What ran is what is recorded.
-            warnings.warn(
-                f"{program_id!r} was changed after it was registered; register it again to give it a version",
-                stacklevel=3,
-            )
-            known = self.registry.of_content(program_id, content)
-            metadata = known or replace(metadata, content_hash=content, version="", provisional=True)
-        return metadata, held
+    def registration_of(self, program_class: Any) -> ProgramMetadata | None:
+        """This process's registration of that content, under whatever name; None when there is none.
 
-    def _resolve(self, program_id: str, version: str) -> ProgramMetadata:
-        content = self._latest.get(program_id) if version == "latest" else None
-        if content is not None and (known := self.registry.of_content(program_id, content)) is not None:
-            return known
-        return self.registry.find(program_id, version)
-
-    def _load_into_held(self, metadata: ProgramMetadata) -> _Held:
-        """Code for a version that this process did not register: another version's, if it fits."""
-        ours = [held for (program_id, _), held in list(self._held.items()) if program_id == metadata.id]
-        if not ours:
-            raise VersionNotRunnable(
-                f"this process holds no code of {metadata.id!r}; register the program here, or pass its"
-                f" class to load_program({metadata.id!r}, {metadata.version!r}, into=…)"
-            )
-        reasons = []
-        for held in reversed(ours):
-            try:
-                program = self._load(metadata, held.program)
-            except VersionNotRunnable as error:
-                reasons.append(str(error))
-            else:
-                canonical = canonicalize(program)
-                loaded = _Held(program, canonical, canonical.process_output or held.process_output)
-                with self._lock:
-                    self._held[metadata.id, metadata.content_hash] = loaded
-                return loaded
-        raise VersionNotRunnable(reasons[0])
-
-    def _load(self, metadata: ProgramMetadata, into: Any) -> Any:
-        state = self.registry.state(metadata.id, metadata.content_hash, timeout=_LOAD)
-        if state is None:
-            raise VersionNotRunnable(
-                f"{metadata.id} {metadata.version} was recorded without its state (CAPTURE_DEMOS was off)"
-            )
-        return load_checked(state, metadata.content_hash, into, lms=self.model_manager.by_model_name())
+        Raises:
+            InvalidProgram: it is no program.
+        """
+        return self._held.registration_of(program_class)
 
     def load_program(self, program_id: str, version: str = "latest", *, into: Any) -> Any:
         """The recorded state of a version, in a Signature or Module that the host has.
@@ -440,14 +314,11 @@ class ProgramManager:
             VersionNotRunnable: the code differs from what was recorded; the message says in what.
             LedgerUnavailable: Redis can't be asked.
         """
-        metadata = self._resolve(program_id, version) if version != "latest" else self._highest(program_id)
-        program = self._load(metadata, into)
-        process_output = canonicalize(into).process_output
-        self._hold(program_id, canonicalize(program), process_output, metadata)
+        metadata = self.registry.find(program_id, version)
+        program = self._held.load(metadata, into)
+        process_output = self._held.canonical(into).process_output
+        self._held.hold(program_id, self._held.canonical(program), process_output, metadata)
         return program
-
-    def _highest(self, program_id: str) -> ProgramMetadata:
-        return self.registry.find(program_id, "latest")
 
     # --- evaluating ---
 
@@ -474,7 +345,7 @@ class ProgramManager:
             UnknownProgram, UnknownVersion, UnknownModel: the message lists the known ids.
         """
         model = self.model_manager.describe(model_id)
-        metadata = self._resolve(program_id, program_version)
+        metadata = self._held.resolve(program_id, program_version)
         return self._save_evaluation(
             {
                 "program_id": program_id,
@@ -526,19 +397,13 @@ class ProgramManager:
         Raises:
             UnknownProgram, UnknownVersion: the message lists what is known.
         """
-        return self._resolve(program_id, version)
+        return self._held.resolve(program_id, version)
 
     def list_programs(self, tags: Iterable[str] | None = None) -> list[ProgramMetadata]:
         """The latest version of every known program, by id; only those with all of ``tags``."""
         wanted = set(_tags(tags))
         self.registry.look()
-        latest = [self._latest_of(program_id) for program_id in self.registry.program_ids()]
-        return [metadata for metadata in latest if wanted <= set(metadata.tags)]
-
-    def _latest_of(self, program_id: str) -> ProgramMetadata:
-        versions = self.registry.versions(program_id)
-        label = highest_release(m.version for m in versions)
-        return next((m for m in versions if m.version == label), versions[-1])
+        return [metadata for metadata in self.registry.latest() if wanted <= set(metadata.tags)]
 
     def list_program_versions(self, program_id: str) -> list[ProgramMetadata]:
         """All versions of a program, oldest first.
@@ -558,24 +423,11 @@ class ProgramManager:
         """
         self.registry.look()
         self.registry.find(program_id)
-        programs: list[dict[str, Any]] = []
-        versions: list[dict[str, Any]] = []
-        for known in self.registry.program_ids():
-            rows = self.registry.versions(known)
-            versions += [_version_row(metadata, len(versions) + n) for n, metadata in enumerate(rows)]
-            programs.append(_program_row(rows, len(programs)))
-        return program_tree(program_id, programs, versions)
+        return self.registry.tree(program_id)
 
     def get_available_models(self) -> list[ModelDescription]:
         """The configured models, in the order they were given."""
         return self.model_manager.list_models()
-
-
-def _token(program_class: Any) -> Any:
-    """What changes when the content of a program may have changed: compared, much cheaper than hashing."""
-    if isinstance(program_class, type):
-        return repr(program_class) if hasattr(program_class, "instructions") else None
-    return program_class if isinstance(program_class, str) else fingerprint(program_class)
 
 
 def _tags(tags: Iterable[str] | None) -> list[str]:
@@ -583,43 +435,3 @@ def _tags(tags: Iterable[str] | None) -> list[str]:
     if not all(isinstance(tag, str) for tag in found):
         raise InvalidInput(f"tags are texts, not {found!r}")
     return found
-
-
-def _described(error: BaseException) -> dict[str, str]:
-    try:
-        message = str(error)
-    except Exception as hostile:  # noqa: BLE001  the exception is the host's
-        message = f"(its text raises {type(hostile).__name__})"
-    kept: dict[str, str] = plain({"type": type(error).__name__, "message": message[:10_000]})
-    return kept
-
-
-def _fields(prediction: Any) -> Any:
-    items = getattr(type(prediction), "toDict", None)
-    return items(prediction) if callable(items) else prediction
-
-
-def _program_row(versions: list[ProgramMetadata], position: int) -> dict[str, Any]:
-    first, last = versions[0], versions[-1]
-    derived = first.parent_id not in (None, first.id)
-    return {
-        "program_id": first.id,
-        "name": last.name,
-        "parent_id": first.parent_id if derived else None,
-        "parent_version": first.parent_version if derived else None,
-        "position": position,
-    }
-
-
-def _version_row(metadata: ProgramMetadata, position: int) -> dict[str, Any]:
-    return {
-        "program_id": metadata.id,
-        "version": metadata.version,
-        "content_hash": metadata.content_hash,
-        "parent_id": metadata.parent_id,
-        "parent_version": metadata.parent_version,
-        "kind": metadata.kind,
-        "optimizer": metadata.optimizer,
-        "created_at": metadata.created_at,
-        "position": position,
-    }

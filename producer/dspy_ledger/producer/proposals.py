@@ -8,11 +8,13 @@ from typing import Any
 
 import orjson
 import redis
+import uuid_utils
 
 from dspy_ledger import wire
 from dspy_ledger.errors import LedgerUnavailable
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD, Keys
 from dspy_ledger.registry_format import decode_known, encode_content, encode_known
+from dspy_ledger.timestamps import utc_now
 from dspy_ledger.versions import Decision, Known, decide_version
 
 __all__ = ["Proposal", "Settled", "entry_fields", "settle"]
@@ -37,6 +39,21 @@ class Proposal:
     source: str = ""
     sequence: int = 0
     context: Mapping[str, str] | None = None
+
+    @classmethod
+    def make(
+        cls, data: dict[str, Any], body: bytes | None, *, requested: str | None, base_version: str | None
+    ) -> Proposal:
+        """A new registration, now."""
+        now = utc_now()
+        return cls(
+            str(uuid_utils.uuid7()),
+            now,
+            {**data, "created_at": now},
+            body,
+            requested=requested,
+            base_version=base_version,
+        )
 
     def with_sequence(self, sequence: int, source: str, context: Mapping[str, str]) -> Proposal:
         """The proposal with its place in a producer's account."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from dspy_ledger.errors import LedgerError, UnknownProgram, UnknownVersion
+from dspy_ledger.lineage import program_tree
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.proposals import Proposal, Settled
 from dspy_ledger.registry_format import decode_content, decode_known
@@ -179,6 +180,25 @@ class ProgramRegistry:
         with self._lock:
             return sorted(name for name, program in self._programs.items() if program.metadata)
 
+    def latest(self) -> list[ProgramMetadata]:
+        """The highest release of every program, by id; its newest version while it has no release."""
+        found = []
+        for program_id in self.program_ids():
+            versions = self.versions(program_id)
+            label = highest_release(m.version for m in versions)
+            found.append(next((m for m in versions if m.version == label), versions[-1]))
+        return found
+
+    def tree(self, program_id: str) -> dict[str, Any]:
+        """A program's versions and what derives from them, as the REST route gives it."""
+        programs: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
+        for known in self.program_ids():
+            versions = self.versions(known)
+            programs.append(_program_row(versions, len(programs)))
+            rows += [_version_row(metadata, len(rows) + n) for n, metadata in enumerate(versions)]
+        return program_tree(program_id, programs, rows)
+
     def look(self, program_id: str | None = None) -> None:
         """Learn what other processes registered, if Redis answers soon; otherwise the cache must do.
 
@@ -233,3 +253,29 @@ class ProgramRegistry:
         if value is None:
             raise UnknownVersion(program_id, content_hash, ())
         return orjson.loads(value)["state"]
+
+
+def _program_row(versions: list[ProgramMetadata], position: int) -> dict[str, Any]:
+    first, last = versions[0], versions[-1]
+    derived = first.parent_id not in (None, first.id)
+    return {
+        "program_id": first.id,
+        "name": last.name,
+        "parent_id": first.parent_id if derived else None,
+        "parent_version": first.parent_version if derived else None,
+        "position": position,
+    }
+
+
+def _version_row(metadata: ProgramMetadata, position: int) -> dict[str, Any]:
+    return {
+        "program_id": metadata.id,
+        "version": metadata.version,
+        "content_hash": metadata.content_hash,
+        "parent_id": metadata.parent_id,
+        "parent_version": metadata.parent_version,
+        "kind": metadata.kind,
+        "optimizer": metadata.optimizer,
+        "created_at": metadata.created_at,
+        "position": position,
+    }

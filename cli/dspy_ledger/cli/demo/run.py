@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -85,9 +84,8 @@ def _act(
         if supervisor.failed:
             raise StartupError(supervisor.failed)
 
-    # DSPy takes a second to import, and its progress bars and logs are not the demo's.
+    # DSPy takes a second to import, and its progress bars are not the demo's.
     os.environ.update({name: value for name, value in _quiet().items() if name not in os.environ})
-    logging.getLogger("dspy").setLevel(logging.ERROR)
     from dspy_ledger.cli.demo.scenario import Scenario  # noqa: PLC0415
 
     with Scenario(settings, environment(settings) | _quiet(), console, check, small=small) as scenario:

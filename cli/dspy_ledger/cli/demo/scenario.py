@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from hashlib import sha256
+from io import StringIO
 from threading import Thread
 from time import monotonic
 from typing import Any, Self
@@ -49,6 +52,7 @@ class Scenario:
         *,
         small: bool,
     ) -> None:
+        logging.getLogger("dspy").setLevel(logging.ERROR)  # after its import, which sets it
         self._env = dict(env)
         self._console = console
         self._check = check
@@ -135,7 +139,8 @@ class Scenario:
         with self._console.status("compiling Text Completion with dspy.BootstrapFewShot"):
             optimizer = dspy.BootstrapFewShot(metric=completion_metric, **BOOTSTRAP)
             trainset = completion_trainset()[: self._examples]
-            with dspy.context(lm=self.models.get_lm(best)):
+            # The optimizer prints what it did; the demo says it in its own words.
+            with redirect_stdout(StringIO()), dspy.context(lm=self.models.get_lm(best)):
                 compiled = optimizer.compile(dspy.Predict(Predictor), trainset=trainset)
         optimized = self.manager.register_optimized_program(
             program_class=compiled,

@@ -86,7 +86,7 @@ def _scores_table(base: str, programs: list[dict[str, Any]]) -> Table:
         for row in _items(f"{base}/v1/programs/{quote(program['program_id'])}/evaluations"):
             score = (row["results"] or {}).get("score")
             if row["model_id"] and score is not None:
-                key = (program["name"], row["program_version"] or "?")
+                key = (program["name"], row["version"] or "?")
                 scores.setdefault(key, {}).setdefault(row["model_id"], score)
     models = sorted({model for row in scores.values() for model in row})
     table = Table("evaluation", "version", *models, box=None, header_style="bold")
