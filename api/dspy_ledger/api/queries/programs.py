@@ -26,7 +26,9 @@ def page_of_programs(db: sqlite3.Connection, query: ProgramQuery) -> dict[str, A
         terms.append("program_id > ?")
         values.append(after)
     for tag in query.tag:
-        terms.append("(?, program_id) IN (SELECT tag, program_id FROM program_tags)")
+        terms.append(
+            "EXISTS (SELECT 1 FROM program_tags t WHERE t.tag = ? AND t.program_id = programs.program_id)"
+        )
         values.append(tag)
     if query.q is not None:
         searched = ("program_id", "name", "description")
