@@ -8,8 +8,7 @@ where a disk stays, for example on one machine by compose.yaml. Three kinds of s
 - ``DSPY_LEDGER_DATA_DIR``, the event store, is not here at all. It is SQLite, which no network volume can
   keep whole, and the container's disk goes with the container. So no projector runs on Modal.
 - The volume holds ``dspy_programs``: files written by the projector, reviewed in git, and only read here.
-  Put them there whenever a review was merged:
-  ``modal volume put --force dspy-programs ./dspy_programs /``
+  Put them there whenever a review was merged: ``modal volume put --force dspy-programs ./dspy_programs``
 
 Before the first deployment, and with your own values:
 ``modal secret create dspy-ledger DSPY_LEDGER_REDIS_URL=rediss://… OPENAI_API_KEY=…``
@@ -23,15 +22,13 @@ from pathlib import Path
 
 import modal
 
-PROGRAMS = "/dspy_programs"
-
 image = (
     modal.Image.debian_slim(python_version="3.12")
     .pip_install("dspy-ledger[producer]", "fastapi")
     .env(
         {
             "DSPY_LEDGER_WAL_DIR": "/dspy-ledger/wal",
-            "DSPY_LEDGER_PROGRAMS_DIR": PROGRAMS,
+            "DSPY_LEDGER_PROGRAMS_DIR": "/reviewed/dspy_programs",
             "DSPY_LEDGER_MODELS_FILE": "/etc/dspy-ledger/models.yaml",
             "DSPY_LEDGER_SERVICE": "llm-server",
             "DSPY_LEDGER_ENVIRONMENT": "production",
@@ -41,7 +38,7 @@ image = (
     .add_local_python_source("fastapi_server")
 )
 app = modal.App("dspy-ledger-llm-server", image=image)
-programs = modal.Volume.from_name("dspy-programs", create_if_missing=True)
+reviewed = modal.Volume.from_name("dspy-programs", create_if_missing=True)
 
 with image.imports():  # in the container only: whoever deploys needs nothing but modal
     import fastapi_server
@@ -53,7 +50,7 @@ with image.imports():  # in the container only: whoever deploys needs nothing bu
     from dspy_ledger.versions import highest_release
 
 
-@app.function(volumes={PROGRAMS: programs}, secrets=[modal.Secret.from_name("dspy-ledger")])
+@app.function(volumes={"/reviewed": reviewed}, secrets=[modal.Secret.from_name("dspy-ledger")])
 @modal.concurrent(max_inputs=50)
 @modal.asgi_app()
 def serve() -> FastAPI:
@@ -76,12 +73,11 @@ def use_reviewed_version(web: FastAPI) -> None:
     Where that can't be had, the server's own registration stays in force; every answer names its version.
     """
     program_id = "text_completion"
-    reviewed = highest_release(
-        path.stem for path in (load_settings().programs_dir / program_id).glob("*.json")
-    )
-    if reviewed is None:
+    files = (load_settings().programs_dir / program_id).glob("*.json")
+    version = highest_release(path.stem for path in files)
+    if version is None:
         return
     try:
-        web.state.program_manager.load_program(program_id, reviewed, into=Predictor)
+        web.state.program_manager.load_program(program_id, version, into=Predictor)
     except LedgerError as error:
-        print(f"{program_id} {reviewed} is not served: {error}")
+        print(f"{program_id} {version} is not served: {error}")
