@@ -147,9 +147,31 @@ def test_a_gitignore_that_is_there_is_left_alone(tmp_path: Path) -> None:
 
 
 HOSTILE = [
-    "../../x", "openai/gpt-4o:../../x", "x" * 300, "日本語", "日本語" * 100, "..", ".", ".git", "a\\b",
-    "a\x00b", "con", "NUL.txt", "a\u202eb", "dot.", "sp ", "%2E%2E", "a~1", "~", "a|b?c*d", "-rf", " ", "\r\n", "/", "C:",
-]  # fmt: skip
+    "../../x",
+    "openai/gpt-4o:../../x",
+    "x" * 300,
+    "日本語",
+    "日本語" * 100,
+    "..",
+    ".",
+    ".git",
+    "con",
+    "NUL.txt",
+    "a\\b",
+    "a\x00b",
+    "a\u202eb",
+    "dot.",
+    "sp ",
+    "%2E%2E",
+    "a~1",
+    "~",
+    "a|b?c*d",
+    "-rf",
+    " ",
+    "\r\n",
+    "/",
+    "C:",
+]
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_ledger.projector import SqlViews, catch_up, project
+from dspy_ledger.projector import sql as sql_module
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.views import POINTER, ViewReader, current_view
 from projector.ledgers import (
@@ -242,3 +243,24 @@ def test_live_in_any_batches_and_with_a_restart_equals_a_rebuild_to_the_last_bit
 def test_times_are_spelled_in_one_way_so_that_text_order_is_time_order(tmp_path: Path) -> None:
     views_of(tmp_path, execution("a", 1, started_at="2026-11-22T14:00:00+02:00", time="2026-11-22T12:00:00Z"))
     assert rows(tmp_path, "SELECT started_at, time FROM executions") == [(NOON, NOON)]
+
+
+@pytest.mark.parametrize("broken", ["point_to", "files"])
+def test_a_view_that_could_not_be_put_in_force_is_by_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """The last batch is committed then: catching up finds nothing to do, and must settle all the same."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = ledger(tmp_path, [execution("a", 1)])
+    views = SqlViews(tmp_path, store)
+    with monkeypatch.context() as patch:
+        patch.setattr(sql_module, broken, full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space"):
+                catch_up(store, views)
+        assert current_view(tmp_path) is None
+    assert catch_up(store, views) == 1
+    assert rows(tmp_path, "SELECT execution_id FROM executions") == [("a",)]

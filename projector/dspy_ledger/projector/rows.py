@@ -36,6 +36,13 @@ class Total:
     cost_usd: float = 0.0
     latency_ms: float = 0.0
 
+    def row(self) -> tuple[Any, ...]:
+        """The columns of ``totals`` after the key."""
+        return (
+            self.executions, self.errors, self.input_tokens, self.output_tokens, self.cost_usd,
+            self.latency_ms,
+        )  # fmt: skip
+
 
 @dataclass(slots=True)
 class ModelSeen:
@@ -46,6 +53,10 @@ class ModelSeen:
     model_name: str | None
     first_seen: str
     last_seen: str
+
+    def row(self) -> tuple[Any, ...]:
+        """The columns of ``models_seen`` after the key."""
+        return self.provider, self.base_model, self.model_name, self.first_seen, self.last_seen
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import astuple
 from importlib.resources import files
 from pathlib import Path
 
@@ -63,6 +62,7 @@ class SqlViews:
         self._totals: dict[TotalKey, Total] = {}
         self._position = self._target = 0
         self._path: Path | None = None  # of the view being built
+        self._indexed = False
         try:
             self._old = _pointed(data_dir)
             self._remove_strays()
@@ -73,6 +73,7 @@ class SqlViews:
 
     def position(self) -> int:
         """Everything up to here is in the view."""
+        self._settle()  # here too, because it may have failed after the last batch was committed
         return self._position
 
     def apply(self, batch: Sequence[StoredEvent]) -> None:
@@ -92,8 +93,7 @@ class SqlViews:
                 self._db.execute("ROLLBACK")
             raise
         self._position = batch[-1].position
-        if self._path is not None and self._position >= self._target:
-            self._put_in_force(self._path)
+        self._settle()
 
     def close(self) -> None:
         """Let go of the view file."""
@@ -129,10 +129,10 @@ class SqlViews:
         )
         db.executemany(_insert("executions", 25), rows.executions)
         db.executemany(_insert("evaluations", 14, replace=True), rows.evaluations)
-        db.executemany(_SEE_MODEL, [(*astuple(seen), model) for model, seen in rows.models.items()])
+        db.executemany(_SEE_MODEL, [(*seen.row(), model) for model, seen in rows.models.items()])
         db.executemany(
             _insert("totals", 9, replace=True),
-            [(*key, *astuple(total)) for key, total in rows.totals.items()],
+            [(*key, *total.row()) for key, total in rows.totals.items()],
         )
 
     def _set_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -161,15 +161,25 @@ class SqlViews:
         self._path = next_view(self._data_dir)
         self._db = _tuned(create_view(self._path, indexes=False))
         self._set_checkpoint(Checkpoint(self._store.ledger_id, 0, None))
-        if self._target == 0:
-            self._put_in_force(self._path)
+        self._settle()
         return self._db
 
-    def _put_in_force(self, path: Path) -> None:
-        self._db.executescript(files("dspy_ledger.views").joinpath("indexes.sql").read_text("utf-8"))
+    def _settle(self) -> None:
+        """Put a view that is being built in force once it has reached its target; may be called again."""
+        if self._path is None or self._position < self._target:
+            return
+        if not self._indexed:
+            indexes = files("dspy_ledger.views").joinpath("indexes.sql").read_text("utf-8")
+            try:
+                self._db.executescript(f"BEGIN; {indexes} COMMIT;")
+            except sqlite3.Error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._indexed = True
         # NORMAL syncs at checkpoints only: without this one a power cut could leave a view without indexes.
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        point_to(path)
+        point_to(self._path)
         self._path = None
         if self._old is not None:
             _remove(self._old)
