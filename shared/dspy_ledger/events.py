@@ -55,7 +55,7 @@ class Optimizer(_Fact):
     """How an optimized variant came about; ``changed`` is false when the run changed nothing."""
 
     name: str
-    params: dict[str, JsonValue] = {}
+    params: dict[str, JsonValue] = Field(default_factory=dict)
     score: Number | None = None
     run_id: str | None = None
     changed: bool = True
@@ -70,7 +70,7 @@ class ProgramRegistered(_Fact):
     content_hash: Text
     code_hash: str | None = None
     description: str | None = None
-    tags: list[str] = []
+    tags: list[str] = Field(default_factory=list)
     class_name: str | None = None
     module_path: str | None = None
     source_code: str | None = None
@@ -105,22 +105,22 @@ class ExecutionCompleted(_Fact):
     program_name: str | None = None
     model_id: str | None = None
     model_info: ModelInfo | None = None
-    models: list[str] = []
+    models: list[str] = Field(default_factory=list)
     model_pinned: bool = False
     status: Literal["ok", "error"]
     error: ExecutionError | None = None
     started_at: Timestamp
     latency_ms: Number = Field(ge=0)
     time_to_first_chunk_ms: Number | None = None
-    usage: dict[str, Number] = {}
+    usage: dict[str, Number] = Field(default_factory=dict)
     cost_usd: Number | None = None
-    call_counts: dict[str, int] = {}
+    call_counts: dict[str, int] = Field(default_factory=dict)
     trace_id: str | None = None
     session_id: str | None = None
     user_id: str | None = None
-    tags: list[str] = []
-    metadata: dict[str, JsonValue] = {}
-    truncated: list[str] = []
+    tags: list[str] = Field(default_factory=list)
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    truncated: list[str] = Field(default_factory=list)
     adapter: str | None = None
     dspy_version: str | None = None
 
@@ -147,8 +147,8 @@ class ProducerReported(_Fact):
 
     first: int = Field(ge=1)
     last: int = Field(ge=0)
-    dropped: list[Range] = []
-    unconfirmed: list[Range] = []
+    dropped: list[Range] = Field(default_factory=list)
+    unconfirmed: list[Range] = Field(default_factory=list)
     sampled_out: int = Field(0, ge=0)
     reason: Literal["start", "interval", "close"]
 

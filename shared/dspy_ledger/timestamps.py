@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 __all__ = ["canonical_time", "to_datetime", "utc_now"]
 
@@ -15,6 +16,7 @@ def utc_now() -> str:
     return _spell(datetime.now(UTC))
 
 
+@lru_cache(maxsize=8192)  # the same text is looked at when an event is read, stored and folded
 def canonical_time(text: str) -> str:
     """An RFC 3339 time in the one spelling.
 
