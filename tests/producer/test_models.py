@@ -70,6 +70,8 @@ def test_an_unknown_model_lists_the_known_ones(models_file: Path) -> None:
         ("models: {a: {model_name: x/y, temperature: 1}}", r"unknown keys \['temperature'\]"),
         ("models: {a: {model_name: x/y, additional_params: 3}}", "additional_params is a mapping"),
         ("models: {a: {model_name: x/y, max_tokens: many}}", "max_tokens is a positive whole number"),
+        ("models: {a: {model_name: x/y, max_tokens: true}}", "max_tokens is a positive whole number"),
+        ("models: {a: {model_name: x/y, additional_params: {model: z}}}", "names its model twice"),
     ],
 )
 def test_a_malformed_file_says_in_one_line_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:

@@ -496,3 +496,25 @@ def test_an_evaluation_of_what_is_not_known_says_what_is(manager) -> None:
     ):
         with pytest.raises(error, match="known:"):
             manager.save_evaluation_result(results={}, **arguments)
+
+
+def test_arguments_of_a_wrong_kind_are_refused_at_once_and_numbers_for_ids_are_taken(manager, valkey) -> None:
+    registered(manager)
+    for wrong in (
+        lambda: manager.register_program(Predictor, name=5),
+        lambda: manager.register_program(Predictor, name="A", description=5),
+        lambda: manager.register_program(Predictor, name="A", tags=[5]),
+        lambda: manager.register_optimized_program(few_shot(), "text_completion", optimizer_name=dict),
+        lambda: manager.register_optimized_program(
+            few_shot(), "text_completion", optimizer_name="X", score="1"
+        ),
+        lambda: manager.save_evaluation_result("text_completion", MODEL, {}, metric_name=len),
+        lambda: manager.save_evaluation_result("text_completion", MODEL, {}, dataset="squad"),
+        lambda: manager.save_evaluation_result("text_completion", MODEL, {}, evaluation_id="x" * 600),
+    ):
+        with pytest.raises(InvalidInput):
+            wrong()
+    manager.save_evaluation_result("text_completion", MODEL, {}, evaluation_id=7)
+    manager.save_feedback(run(manager, trace_id=12)[1].execution_id, score=1, user=42)
+    assert len(sent(manager, valkey, "EvaluationSaved")) == 2  # decoded: each is a valid event
+    assert sent(manager, valkey, "ExecutionCompleted")[0].envelope["data"]["trace_id"] == "12"

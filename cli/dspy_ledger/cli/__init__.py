@@ -1,1 +1,1 @@
-"""cli."""
+"""The command line: composes producer, projector and API into commands."""

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from importlib.metadata import version as distribution_version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -27,13 +28,20 @@ app = typer.Typer(
 _console = Console(highlight=False)
 
 
-@app.callback()
-def _options(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if show_version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         _console.print(distribution_version("dspy-ledger"))
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -52,6 +60,9 @@ def demo(
 
     Example: dspy-ledger demo --exit
     """
+    for needed in ("dspy", "faststream", "fastapi"):
+        if find_spec(needed) is None:
+            raise StartupError(f"the demo needs {needed}; install 'dspy-ledger[all]'")
     run = _extra("dspy_ledger.cli.demo.run", "all").run_demo
     raise typer.Exit(run(directory, exit_when_done=exit_when_done, model=model, console=_console))
 

@@ -88,7 +88,7 @@ def _broker(settings: Settings, store: SqliteEventStore, problems: list[str]) ->
 def _projections(
     settings: Settings, last: int, broker: dict[str, Any], problems: list[str]
 ) -> dict[str, int | None]:
-    positions: dict[str, int | None] = {"sql": None, "directory": None, "registry": None}
+    positions: dict[str, int | None] = {"sql": None}
     reader = ViewReader(settings.data_dir)
     try:
         row = reader.connection().execute("SELECT position FROM checkpoint").fetchone()
@@ -100,8 +100,8 @@ def _projections(
     try:
         positions["directory"] = orjson.loads((settings.data_dir / "directory.json").read_bytes())["position"]
     except FileNotFoundError:
-        problems.append("the JSON directory was not written yet; start the projector")
-    positions["registry"] = broker.get("registry_position")
+        positions["directory"] = 0
+    positions["registry"] = (broker.get("registry_position") or 0) if broker["up"] else None
     for name, position in positions.items():
         if position is not None and position < last:
             problems.append(f"projection {name} is {last - position} events behind")

@@ -153,8 +153,10 @@ def _recipe(path: str | Path, model_id: str, entry: Any) -> dict[str, Any]:
     more = entry.get("additional_params") or {}
     if not isinstance(more, dict):
         raise InvalidModels(f"{where}: additional_params is a mapping")
+    if "model" in more:
+        raise InvalidModels(f"{where} names its model twice; leave 'model' out of additional_params")
     max_tokens = entry.get("max_tokens")
-    if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 1):
+    if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 1):
         raise InvalidModels(f"{where}: max_tokens is a positive whole number, not {max_tokens!r}")
     limits = {} if max_tokens is None else {"max_tokens": max_tokens}
     return {"model": entry["model_name"], **limits, **more}

@@ -33,6 +33,8 @@ from dspy_ledger.versions import Version
 
 __all__ = ["EvaluationMetadata", "ProgramManager"]
 
+_LONGEST_ID = 512  # characters, as the event allows
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationMetadata:
@@ -87,7 +89,7 @@ class ProgramManager:
         canonical = self._held.canonical(program_class)
         return self._register(
             canonical,
-            name or canonical.class_name or "program",
+            _text("name", name) or canonical.class_name,
             canonical.process_output,
             description=description,
             tags=tags,
@@ -124,17 +126,19 @@ class ProgramManager:
             UnknownVersion: the parent has no such version.
             InvalidProgram: it is no program.
         """
-        if not optimizer_name:
+        if not _text("optimizer_name", optimizer_name):
             raise InvalidInput(
                 "register_optimized_program needs the optimizer_name, e.g. 'dspy.BootstrapFewShot'"
             )
+        if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
+            raise InvalidInput(f"score is a number, not {score!r}")
         parent = self._held.resolve(parent_id, parent_version or "latest")
         canonical = self._held.canonical(program_class)
         parent_held = self._held.get(parent.id, parent.content_hash)
         process_output = canonical.process_output or (parent_held.process_output if parent_held else None)
         return self._register(
             canonical,
-            name or parent.name,
+            _text("name", name) or parent.name,
             process_output,
             program_id=None if name else parent.id,
             description=description,
@@ -144,7 +148,7 @@ class ProgramManager:
                 "name": optimizer_name,
                 "params": plain(dict(optimizer_params or {})),
                 "score": score,
-                "run_id": run_id,
+                "run_id": None if run_id is None else str(run_id),
                 "changed": canonical.content_hash != parent.content_hash,
             },
         )
@@ -164,6 +168,7 @@ class ProgramManager:
         optimizer: dict[str, Any] | None = None,
     ) -> ProgramMetadata:
         program_id = program_id or id_of(name)
+        _text("description", description)
         for label in (requested, base_version):
             if label is not None:
                 Version.parse(label)
@@ -354,8 +359,8 @@ class ProgramManager:
                 "model_id": model_id,
                 "model_info": model.info(),
                 "results": plain(results),
-                "metric_name": metric_name,
-                "dataset": None if dataset is None else plain(dict(dataset)),
+                "metric_name": _text("metric_name", metric_name),
+                "dataset": _dataset(dataset),
             },
             evaluation_id,
             metadata.version,
@@ -368,9 +373,9 @@ class ProgramManager:
         """Save what somebody thought of one execution; program and model are taken from it."""
         return self._save_evaluation(
             {
-                "execution_id": execution_id,
+                "execution_id": str(execution_id),
                 "results": plain({"score": score, "comment": comment}),
-                "user_id": user,
+                "user_id": None if user is None else str(user),
             },
             None,
             None,
@@ -380,7 +385,9 @@ class ProgramManager:
         self, data: dict[str, Any], evaluation_id: str | None, version: str | None, *, body: Any = None
     ) -> EvaluationMetadata:
         event_id = str(uuid_utils.uuid7())
-        evaluation_id = evaluation_id or event_id
+        evaluation_id = event_id if evaluation_id is None else str(evaluation_id)
+        if not 1 <= len(evaluation_id) <= _LONGEST_ID:
+            raise InvalidInput(f"evaluation_id has 1 to {_LONGEST_ID} characters, not {len(evaluation_id)}")
         fields = {"evaluation_id": evaluation_id, **data, "created_at": utc_now()}
         self.ledger.record(
             "EvaluationSaved", fields, body=body, subject=data.get("program_id"), event_id=event_id
@@ -428,6 +435,18 @@ class ProgramManager:
     def get_available_models(self) -> list[ModelDescription]:
         """The configured models, in the order they were given."""
         return self.model_manager.list_models()
+
+
+def _text(what: str, value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise InvalidInput(f"{what} is a text, not {type(value).__name__}")
+    return value
+
+
+def _dataset(dataset: Any) -> Any:
+    if dataset is not None and not isinstance(dataset, Mapping):
+        raise InvalidInput("dataset is a mapping such as {'name': …, 'size': …, 'digest': …}")
+    return None if dataset is None else plain(dict(dataset))
 
 
 def _tags(tags: Iterable[str] | None) -> list[str]:

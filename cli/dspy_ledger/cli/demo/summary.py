@@ -51,7 +51,10 @@ def show_summary(summary: Summary, settings: Settings, directory: Path, console:
     )
     agree = _show_account(summary, settings, base, console)
     _show_files(directory, console)
-    console.print(f"\n[bold]Look[/bold]  {base}/docs  {base}/v1/programs")
+    console.print(
+        f"\n[bold]Look[/bold]  {base}/v1/programs  {base}/v1/programs/text_completion/tree",
+        soft_wrap=True,
+    )
     console.print(
         f"      git diff --no-index {directory}/dspy_programs/text_completion/1.0.0.json"
         f" {directory}/dspy_programs/text_completion/1.1.0.json",
@@ -65,7 +68,7 @@ def _programs_table(base: str, programs: list[dict[str, Any]]) -> Table:
         "program", "versions", "executions", "errors", "tokens", "cost", box=None, header_style="bold"
     )
     for program in programs:
-        detail = _get(f"{base}/v1/programs/{quote(program['program_id'])}")
+        detail = _get(f"{base}/v1/programs/{quote(program['id'])}")
         totals = detail["totals"]
         tokens = (totals["input_tokens"] or 0) + (totals["output_tokens"] or 0)
         table.add_row(
@@ -83,10 +86,10 @@ def _scores_table(base: str, programs: list[dict[str, Any]]) -> Table:
     scores: dict[tuple[str, str], dict[str, float]] = {}
     for program in programs:
         # Newest first, so that the first one seen is the one to show.
-        for row in _items(f"{base}/v1/programs/{quote(program['program_id'])}/evaluations"):
+        for row in _items(f"{base}/v1/programs/{quote(program['id'])}/evaluations"):
             score = (row["results"] or {}).get("score")
             if row["model_id"] and score is not None:
-                key = (program["name"], row["version"] or "?")
+                key = (program["name"], row["program_version"] or "?")
                 scores.setdefault(key, {}).setdefault(row["model_id"], score)
     models = sorted({model for row in scores.values() for model in row})
     table = Table("evaluation", "version", *models, box=None, header_style="bold")

@@ -1,0 +1,175 @@
+"""The commands: what they start, how they end, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cli.processes import COMMAND, child, children, environment, is_running, kill_9, run
+from dspy_ledger.producer import Ledger
+from dspy_ledger.settings import Settings
+from dspy_ledger.timestamps import utc_now
+from servers import free_port
+
+
+@contextmanager
+def command(*arguments: str, env: dict[str, str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [*COMMAND, *arguments], env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def record(settings: Settings, count: int) -> str:
+    """So many executions, until they are stored; their source."""
+    with Ledger.connect(settings=settings) as ledger:
+        for n in range(count):
+            data = {"program_id": "p", "status": "ok", "started_at": utc_now(), "latency_ms": 1}
+            ledger.record("ExecutionCompleted", {**data, "execution_id": f"{ledger.source}-{n}"})
+        assert ledger.flush(30, until="stored")
+        return ledger.source
+
+
+def get(port: int, path: str) -> object:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return json.load(answer)
+
+
+def answers(port: int, path: str) -> Callable[[], bool]:
+    def ask() -> bool:
+        try:
+            get(port, path)
+        except OSError:
+            return False
+        return True
+
+    return ask
+
+
+def test_up_runs_all_restarts_what_is_killed_and_ctrl_c_leaves_no_process(
+    valkey, make_settings, tmp_path, eventually
+) -> None:
+    port = free_port()
+    env = environment(tmp_path, REDIS_URL=valkey.url, API_PORT=port)
+    settings = make_settings(valkey.url)
+    with command("up", env=env, cwd=tmp_path) as up:
+        eventually(answers(port, "/health/ready"))
+        record(settings, 20)
+        projector = child(up.pid, "projector")
+        assert projector is not None
+        kill_9(projector)
+        record(settings, 30)
+        eventually(lambda: len(get(port, "/v1/programs/executions?limit=100")["items"]) == 50)
+        started = list(children(up.pid))
+        assert len(started) == 2
+        up.send_signal(signal.SIGINT)
+        out, _ = up.communicate(timeout=30)
+    assert up.returncode == 0, out
+    assert "projector was killed (SIGKILL); starting it again" in out
+    assert not [pid for pid in (*started, projector) if is_running(pid)]
+
+
+def test_up_killed_with_9_takes_its_children_along(valkey, tmp_path, eventually) -> None:
+    port = free_port()
+    with command("up", env=environment(tmp_path, REDIS_URL=valkey.url, API_PORT=port), cwd=tmp_path) as up:
+        eventually(answers(port, "/health/live"))
+        started = list(children(up.pid))
+        kill_9(up.pid)
+        up.communicate(timeout=30)
+        eventually(lambda: not [pid for pid in started if is_running(pid)])
+
+
+def test_up_gives_up_on_what_keeps_failing_and_says_why(valkey, tmp_path) -> None:
+    (tmp_path / "data").write_text("a file where a folder should be")
+    ended = run("up", env=environment(tmp_path, REDIS_URL=valkey.url, API_PORT=free_port()), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: projector ended with exit code 1 6 times in a row: error: ")
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("name", ["api", "up"])
+def test_a_port_in_use_is_one_line_and_exit_code_1(name, valkey, tmp_path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = run(name, env=environment(tmp_path, REDIS_URL=valkey.url, API_PORT=port), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert f"port {port}" in ended.stderr
+    assert "in use" in ended.stderr
+
+
+def test_an_unusable_data_folder_is_one_line_and_exit_code_1(valkey, tmp_path) -> None:
+    (tmp_path / "data").write_text("a file where a folder should be")
+    env = environment(tmp_path, REDIS_URL=valkey.url)
+    for name in ("projector", "status"):
+        ended = run(name, env=env, cwd=tmp_path)
+        assert ended.returncode == 1
+        assert ended.stderr.count("\n") == 1, ended.stderr
+        assert ended.stderr.startswith("error: ")
+
+
+def test_a_setting_that_can_not_be_is_one_line_and_exit_code_2(tmp_path) -> None:
+    ended = run("status", env=environment(tmp_path, API_PORT="lots"), cwd=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: DSPY_LEDGER_API_PORT='lots' can't be used: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_an_unknown_command_is_a_usage_error(tmp_path) -> None:
+    assert run("nope", env=environment(tmp_path), cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("name", ["demo", "up", "projector", "api", "status"])
+def test_every_command_has_help_with_an_example(name, tmp_path) -> None:
+    ended = run(name, "--help", env=environment(tmp_path), cwd=tmp_path)
+    assert ended.returncode == 0
+    assert "Example: " in ended.stdout
+
+
+def test_status_tells_that_nothing_is_missing_or_what_is(valkey, make_settings, tmp_path, eventually) -> None:
+    env = environment(tmp_path, REDIS_URL=valkey.url)
+    before = run("status", env=env, cwd=tmp_path)
+    assert before.returncode == 1
+    assert "start the projector" in before.stderr
+    with command("projector", env=env, cwd=tmp_path) as projector:
+        source = record(make_settings(valkey.url), 12)
+        eventually(lambda: run("status", env=env, cwd=tmp_path).returncode == 0)
+        projector.terminate()
+        projector.communicate(timeout=20)
+    assert projector.returncode == 0
+    status = json.loads(run("status", "--json", env=env, cwd=tmp_path).stdout)
+    assert (status["position"], status["dead_letters"], status["problems"]) == (12, 0, [])
+    assert status["projections"] == {"sql": 12, "directory": 12, "registry": 12}
+    assert [(p["source"], p["stored_mark"], p["missing"]) for p in status["producers"]] == [(source, 12, [])]
+    client = valkey.client()
+    client.xadd(make_settings(valkey.url).keys.events, {"unread": "entry"})
+    client.close()
+    told = run("status", env=env, cwd=tmp_path).stdout
+    assert "1 not read yet" in told
+    assert "nothing missing" in told
+
+
+def test_the_version_can_be_asked(tmp_path) -> None:
+    assert run("--version", env=environment(tmp_path), cwd=tmp_path).stdout.strip() == "0.1.0"
+
+
+def test_the_command_starts_without_dspy_or_fastapi() -> None:
+    heavy = "{'dspy', 'fastapi', 'faststream', 'litellm'}"
+    code = f"import sys, dspy_ledger.cli.main; print(sorted({heavy} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert told.stdout == "[]\n"
