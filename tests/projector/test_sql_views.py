@@ -264,3 +264,16 @@ def test_a_view_that_could_not_be_put_in_force_is_by_the_next_attempt(
         assert current_view(tmp_path) is None
     assert catch_up(store, views) == 1
     assert rows(tmp_path, "SELECT execution_id FROM executions") == [("a",)]
+
+
+def test_a_reader_follows_the_swap_to_a_view_built_anew(tmp_path: Path) -> None:
+    store = views_of(tmp_path, execution("a", 1))
+    reader = ViewReader(tmp_path)
+    assert reader.connection().execute("SELECT count(*) FROM executions").fetchone()[0] == 1
+    with sqlite3.connect(current_view(tmp_path)) as db:
+        db.execute("UPDATE checkpoint SET view_version = 0")
+    db.close()
+    append(store, [execution("b", 2)])
+    catch_up(store, SqlViews(tmp_path, store))
+    assert reader.connection().execute("SELECT count(*) FROM executions").fetchone()[0] == 2
+    reader.close()

