@@ -293,3 +293,17 @@ def test_hostile_ids_stay_inside_the_directory(
     assert len(list(settings.programs_dir.glob("*/executions/*.jsonl"))) == len(hostile)
     known = {"data", "dspy_programs", "wal", "valkey"}
     assert {p.name for p in tmp_path.iterdir() if not p.name.endswith(".log")} <= known
+
+
+def test_a_key_that_becomes_something_else_ends_it_with_1(
+    valkey: Valkey, settings: Settings, run: Callable[..., Process], eventually: Eventually
+) -> None:
+    """FastStream's reader then fails and starts again without any pause: nobody would be told."""
+    worker = run(settings)
+    eventually(lambda: "reading stream" in worker.log)
+    with valkey.client() as client:
+        client.set(settings.keys.events, "no stream")
+    assert worker.process is not None
+    assert worker.process.wait(15) == 1
+    worker.process = None
+    assert "the projector gives up: StartupError: Redis holds something else" in worker.log

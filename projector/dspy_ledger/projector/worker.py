@@ -124,7 +124,7 @@ class Worker:
         try:
             while not self._halt.is_set():
                 await self._pause(_TIDY_EVERY)
-                await self._guarded(live.tidy)
+                await self._guarded(lambda: self._tidy(live))
         finally:
             await broker.stop()
 
@@ -145,20 +145,28 @@ class Worker:
         return None
 
     async def _connected(self) -> bool:
-        """Whether Redis answers, and holds nothing else under the stream's key."""
-        stream = self._settings.keys.events
+        """Whether Redis answers; says so once when it does not."""
         try:
-            kind = await self._work(lambda: self._redis.type(stream))
+            await self._work(self._check_stream)
         except redis.RedisError as error:
             if not self._warned:
                 self._warned = True
                 _log.warning("Redis can't be reached, waiting for it: %s", error)
             return False
-        if kind not in (b"none", b"stream"):
+        return True
+
+    def _check_stream(self) -> None:
+        stream = self._settings.keys.events
+        if self._redis.type(stream) not in (b"none", b"stream"):
             raise StartupError(
                 f"Redis holds something else under {stream}; choose another DSPY_LEDGER_STREAM_PREFIX"
             )
-        return True
+
+    def _tidy(self, live: Live) -> None:
+        # FastStream would read a key of another kind again and again without a pause.
+        with suppress(redis.RedisError):
+            self._check_stream()
+        live.tidy()
 
     async def _guarded(self, act: Callable[[], object]) -> None:
         """Work that ends the run when it fails; after that, nothing more is done in this process."""
