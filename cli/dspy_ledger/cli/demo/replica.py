@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+from time import time
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its first call waits for the network
@@ -68,8 +69,9 @@ async def _run(manager: ProgramManager, executions: int, offset: int, load: str 
         outcome["executions"] += 1
         print(json.dumps({"done": outcome["executions"]}), flush=True)  # noqa: T201  its protocol
 
+    began = time()
     await asyncio.gather(*(one(offset + n) for n in range(executions)))
-    return {**outcome, "versions": sorted(versions)}
+    return {**outcome, "versions": sorted(versions), "began": began, "ended": time()}
 
 
 def _jobs(completion: str, contact: str, *, only_completion: bool) -> list[tuple[str, dict[str, Any]]]:

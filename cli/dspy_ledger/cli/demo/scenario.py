@@ -12,7 +12,6 @@ from contextlib import redirect_stdout
 from hashlib import sha256
 from io import StringIO
 from threading import Thread
-from time import monotonic
 from typing import Any, Self
 
 import dspy
@@ -99,7 +98,6 @@ class Scenario:
 
     def _run_replicas(self, arguments: list[list[str]], executions: int, what: str) -> None:
         command = [sys.executable, "-m", "dspy_ledger.cli.demo.replica", "--executions", str(executions)]
-        begun = monotonic()
         processes = [
             subprocess.Popen(  # noqa: S603  our own module
                 [*command, *more],
@@ -128,7 +126,8 @@ class Scenario:
                 raise LedgerError(f"a replica did not finish: {reader.complaint()}")
             self.summary.add_producer(report["source"], report["recorded"], report["dropped"])
             self.summary.executions += report["executions"]
-        self.summary.seconds += monotonic() - begun
+        reports = [reader.report for reader in readers if reader.report]
+        self.summary.seconds += max(r["ended"] for r in reports) - min(r["began"] for r in reports)
 
     def _progress(self) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

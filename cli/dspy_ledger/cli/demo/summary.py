@@ -28,7 +28,7 @@ class Summary:
     recorded: dict[str, int] = field(default_factory=dict)  # by producer
     dropped: int = 0
     executions: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # from the first to the last execution
     scores: dict[tuple[str, str, str], float] = field(default_factory=dict)
 
     def add_producer(self, source: str, recorded: int, dropped: int) -> None:
@@ -47,7 +47,7 @@ def show_summary(summary: Summary, settings: Settings, directory: Path, console:
     rate = summary.executions / summary.seconds if summary.seconds else 0
     console.print(
         f"{summary.executions} executions by replicas in {summary.seconds:.1f} s"
-        f" ({rate:.0f}/s, their start-up included)"
+        f" ({rate:.0f}/s, each a real request to a model over HTTP)"
     )
     agree = _show_account(summary, settings, base, console)
     _show_files(directory, console)
