@@ -14,41 +14,53 @@ from producer.streams import entries
 from producer.test_programs import MODEL, Answers
 from servers import Valkey
 
-REPLICA = """
-import json, sys
+REPLICAS = """
+import json, os, sys
+import dspy  # once: the replicas are forked from here, and import nothing any more
 from dspy_ledger.producer import Ledger, ModelManager, Predictor, ProgramManager
-ledger = Ledger.connect()
-manager = ProgramManager(model_manager=ModelManager({}), ledger=ledger)
-import dspy
-programs = [Predictor, Predictor.with_instructions("Be brief."), dspy.ChainOfThought("question -> answer")]
-print("ready", flush=True)
-sys.stdin.readline()
-versions = [manager.register_program(p, name=n).version for p, n in zip(programs, ("Same", "Same", "Other"))]
-ledger.flush(10)
-print(json.dumps(versions), flush=True)
-ledger.close()
+
+def register():
+    ledger = Ledger.connect()
+    manager = ProgramManager(model_manager=ModelManager({}), ledger=ledger)
+    brief, cot = Predictor.with_instructions("Be brief."), dspy.ChainOfThought("question -> answer")
+    programs = [Predictor, brief, cot]
+    os.write(is_ready, b".")
+    os.read(go, 1)
+    names = ("Same", "Same", "Other")
+    versions = [manager.register_program(p, name=n).version for p, n in zip(programs, names)]
+    END
+    ledger.flush(10)
+    os.write(1, json.dumps(versions).encode() + b"\\n")
+    ledger.close()
+
+go, start = os.pipe()
+ready, is_ready = os.pipe()
+children = []
+for _ in range(int(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        register()
+        os._exit(0)
+    children.append(child)
+for _ in children:
+    os.read(ready, 1)
+os.write(start, b"." * len(children))  # all at the same moment
+raise SystemExit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child in children))
 """
 
 
-def replicas(count: int, settings, url: str) -> list[list[str]]:
-    """Start so many processes, let them register at the same moment; their versions."""
+def replicas(count: int, settings, url: str, *, then: str = "") -> list[list[str]]:
+    """So many processes that register at the same moment; their versions.
+
+    ``then`` is what each does right after.
+    """
     env = {**os.environ, "DSPY_LEDGER_REDIS_URL": url, "DSPY_LEDGER_WAL_DIR": str(settings.wal_dir)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", REPLICA], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(count)
-    ]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    answers = [json.loads(process.stdout.readline()) for process in processes]
-    for process in processes:
-        process.communicate()
-        assert process.returncode == 0
-    return answers
+    code = REPLICAS.replace("END", then or "pass")
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(count)], check=False, env=env, stdout=subprocess.PIPE, text=True
+    )
+    assert ended.returncode == bool(then)
+    return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
 def registry(valkey: Valkey, settings, program_id: str) -> list[str]:
@@ -134,10 +146,7 @@ def test_a_proposal_of_a_process_killed_offline_is_settled_by_the_next_start(
 ) -> None:
     server = Valkey(tmp_path / "late")
     settings = make_settings(server.url)
-    env = {**os.environ, "DSPY_LEDGER_REDIS_URL": server.url, "DSPY_LEDGER_WAL_DIR": str(settings.wal_dir)}
-    code = REPLICA.replace("ledger.flush(10)", "import os; os.kill(os.getpid(), 9)")
-    died = subprocess.run([sys.executable, "-c", code], check=False, env=env, input="go\n", text=True)
-    assert died.returncode == -9
+    assert replicas(1, settings, server.url, then="os.kill(os.getpid(), 9)") == []
     server.start()
     ledger = Ledger.connect(settings=settings)
     try:
