@@ -39,15 +39,15 @@ def program_tree(program_id: str, programs: Iterable[Row], versions: Iterable[Ro
             created_at, position}.
 
     Returns:
-        {program_id, name, parent, versions, derived}: each version has ``children`` (versions of the
-        same program) and ``derived`` (trees of programs that came from it); the program's own
-        ``derived`` has those that name no version known of it.
+        {id, name, parent, versions, derived}: each version has ``children`` (versions of the same
+        program) and ``derived`` (trees of programs that came from it); the program's own ``derived``
+        has those that name no version known of it.
     """
     known = {program["program_id"]: program for program in programs}
     below = programs_below(program_id, known.values())
     trees = {
         each: {
-            "program_id": each,
+            "id": each,
             "name": known[each]["name"],
             "parent": _parent(known[each]),
             "versions": [],
@@ -100,7 +100,7 @@ def _parents_without_cycles(versions: list[Row]) -> dict[tuple[str, str], tuple[
 def _parent(program: Row) -> Row | None:
     if program["parent_id"] is None:
         return None
-    return {"program_id": program["parent_id"], "version": program["parent_version"]}
+    return {"id": program["parent_id"], "version": program["parent_version"]}
 
 
 def _position(row: Row) -> int:

@@ -21,8 +21,9 @@ def test_evaluations_are_newest_first_with_label_results_and_dataset(ledger, api
     answer = api.get(PATH)
     schemas.EvaluationPage.model_validate_json(answer.content)
     second, first = answer.json()["items"]
-    assert (first["evaluation_id"], first["version"], first["dataset"]) == ("e1", "1.0.0", dataset)
-    assert (second["version"], second["results"], second["dataset"]) == (None, [1, {"deep": None}], None)
+    assert (first["evaluation_id"], first["program_version"], first["dataset"]) == ("e1", "1.0.0", dataset)
+    assert (second["program_version"], second["dataset"]) == (None, None)
+    assert second["results"] == [1, {"deep": None}]
 
 
 def test_feedback_belongs_to_the_program_version_and_model_of_its_execution(ledger, api):
@@ -34,7 +35,7 @@ def test_feedback_belongs_to_the_program_version_and_model_of_its_execution(ledg
     ledger.evaluate("f3", execution_id="nowhere")
     ledger.fold()
     (item,) = api.items(PATH)
-    assert (item["evaluation_id"], item["program_id"], item["version"]) == ("f1", "p", "1.0.0")
+    assert (item["evaluation_id"], item["program_id"], item["program_version"]) == ("f1", "p", "1.0.0")
     assert (item["model_id"], item["provider"], item["content_hash"]) == ("gpt", "openai", "c1:00")
     assert api.items(PATH, version="1.0.0", model_id="gpt") == [item]
     assert api.items(PATH, model_id="other") == []

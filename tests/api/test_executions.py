@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+from contextlib import closing
 from itertools import combinations
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_ledger.api import schemas
+from dspy_ledger.events import ExecutionCompleted
 
 PATH = "/v1/programs/executions"
 PROGRAMS = ("alpha", "beta", "日本語", "unregistered")
@@ -127,7 +130,7 @@ def test_wide_windows_and_many_contents_are_walked_otherwise_and_find_the_same(w
 def test_rows_carry_the_label_of_their_content_and_null_while_it_is_unknown(world):
     api, _facts = world
     for item in api.items(PATH, limit=1000):
-        assert item["version"] == LABELS.get((item["program_id"], item["content_hash"]))
+        assert item["program_version"] == LABELS.get((item["program_id"], item["content_hash"]))
     answer = api.get(PATH, limit=1000)
     assert schemas.ExecutionPage.model_validate_json(answer.content).next_cursor is None
 
@@ -194,7 +197,7 @@ def test_an_empty_content_hash_and_a_missing_one_both_belong_to_the_program(ledg
     assert [item["execution_id"] for item in api.items(PATH, program_id="p")] == ["missing", "empty"]
 
 
-def test_one_execution_comes_with_its_event_body_and_feedback(ledger, api):
+def test_one_execution_comes_flat_with_its_event_body_and_feedback(ledger, api):
     ledger.register("p")
     body = {"inputs": {"q": "?"}, "outputs": {"a": "!"}, "calls": [{"kind": "lm"}]}
     position = ledger.execute(
@@ -208,6 +211,7 @@ def test_one_execution_comes_with_its_event_body_and_feedback(ledger, api):
         call_counts={"lm": 1},
         models=["gpt"],
         tags=["a"],
+        adapter="ChatAdapter",
         a_field_of_tomorrow=[1],
     )
     ledger.evaluate("f1", execution_id="x1", results={"score": 1}, user_id="ann")
@@ -217,13 +221,20 @@ def test_one_execution_comes_with_its_event_body_and_feedback(ledger, api):
     found = answer.json()
     schemas.ExecutionDetail.model_validate_json(answer.content)
     assert found["position"] == position
-    assert (found["version"], found["environment"], found["tags"]) == ("1.0.0", "production", ["a"])
+    assert (found["program_version"], found["environment"], found["tags"]) == ("1.0.0", "production", ["a"])
     assert (found["event_id"], found["source"], found["sequence"]) == ("x1", "/producers/host/a", 2)
-    assert found["data"]["usage"] == {"input_tokens": 3, "output_tokens": 4}
-    assert found["data"]["a_field_of_tomorrow"] == [1]
-    assert found["body"] == body
+    assert found["usage"] == {"input_tokens": 3, "output_tokens": 4}
+    assert (found["metadata"], found["call_counts"]) == ({"purpose": "test"}, {"lm": 1})
+    assert found["models"] == ["gpt"]
+    assert found["model_info"] == {"provider": "openai", "base_model": "gpt", "model_name": "openai/gpt"}
+    assert (found["adapter"], found["error"], found["a_field_of_tomorrow"]) == ("ChatAdapter", None, [1])
+    assert {name: found[name] for name in ("inputs", "outputs", "calls")} == body
+    assert set(found) - set(schemas.ExecutionDetail.model_fields) == {"a_field_of_tomorrow"}
+    (row,) = api.items(PATH, model_id="gpt")
+    assert {name: found[name] for name in row} == row
     (feedback,) = found["feedback"]
-    assert (feedback["program_id"], feedback["version"], feedback["model_id"]) == ("p", "1.0.0", "gpt")
+    assert (feedback["program_id"], feedback["program_version"]) == ("p", "1.0.0")
+    assert feedback["model_id"] == "gpt"
     assert (feedback["results"], feedback["user_id"]) == ({"score": 1}, "ann")
 
 
@@ -231,7 +242,77 @@ def test_one_execution_without_body_shows_null(ledger, api):
     ledger.execute("x1")
     ledger.fold()
     found = api.get(f"{PATH}/x1").json()
-    assert (found["body"], found["feedback"], found["version"]) == (None, [], None)
+    assert (found["inputs"], found["outputs"], found["calls"]) == (None, None, None)
+    assert (found["feedback"], found["program_version"]) == ([], None)
+
+
+def test_an_execution_whose_inputs_are_not_captured_shows_null_for_them_only(ledger, api):
+    ledger.execute("x1", body={"outputs": {"a": "!"}, "calls": []})
+    ledger.fold()
+    found = api.get(f"{PATH}/x1").json()
+    assert (found["inputs"], found["outputs"], found["calls"]) == (None, {"a": "!"}, [])
+
+
+def test_an_execution_whose_body_was_erased_shows_null(ledger, api):
+    ledger.execute("x1", body={"inputs": {"q": "?"}, "outputs": {"a": "!"}, "calls": []})
+    ledger.fold()
+    with closing(sqlite3.connect(ledger.settings.store_path, isolation_level=None)) as db:
+        db.execute("DELETE FROM bodies")
+    found = api.get(f"{PATH}/x1").json()
+    assert (found["inputs"], found["outputs"], found["calls"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("body", [[1], "text", 7, True, {}, {"other": 1}])
+def test_a_body_of_another_producer_that_has_no_parts_shows_null(ledger, api, body):
+    ledger.execute("x1", body=body)
+    ledger.fold()
+    answer = api.get(f"{PATH}/x1")
+    schemas.ExecutionDetail.model_validate_json(answer.content)
+    found = answer.json()
+    assert (found["inputs"], found["outputs"], found["calls"]) == (None, None, None)
+
+
+def test_fields_that_an_event_leaves_out_are_answered_as_empty(ledger, api):
+    ledger.execute("x1")
+    ledger.fold()
+    answer = api.get(f"{PATH}/x1")
+    schemas.ExecutionDetail.model_validate_json(answer.content)
+    found = answer.json()
+    assert (found["usage"], found["call_counts"], found["metadata"]) == ({}, {}, {})
+    assert (found["models"], found["truncated"], found["tags"]) == ([], [], [])
+    assert (found["model_info"], found["error"], found["adapter"]) == (None, None, None)
+
+
+def test_every_field_of_an_executions_event_is_described():
+    assert set(ExecutionCompleted.model_fields) <= set(schemas.ExecutionDetail.model_fields)
+
+
+def test_a_failed_execution_tells_its_error_in_whole_and_in_parts(ledger, api):
+    error = {"type": "ValueError", "message": "no"}
+    ledger.execute("x1", status="error", error=error)
+    ledger.fold()
+    found = api.get(f"{PATH}/x1").json()
+    assert (found["error"], found["error_type"], found["error_message"]) == (error, "ValueError", "no")
+
+
+def test_the_version_is_the_one_in_force_and_not_the_one_that_the_producer_knew(ledger, api):
+    ledger.register("p", "1.0.1", "c1:00")
+    ledger.execute("settled", program_version="1.0.0-local.1")
+    ledger.execute("unknown", program_version="1.0.0-local.1", content_hash="c1:99")
+    ledger.fold()
+    assert api.get(f"{PATH}/settled").json()["program_version"] == "1.0.1"
+    assert api.get(f"{PATH}/unknown").json()["program_version"] is None
+
+
+def test_fields_of_tomorrow_never_stand_in_the_place_of_those_of_today(ledger, api):
+    names = ("inputs", "outputs", "calls", "feedback", "position", "event_id", "source", "environment")
+    ledger.execute("x1", body={"inputs": {"q": "?"}}, **dict.fromkeys(names, "tomorrow"))
+    ledger.fold()
+    answer = api.get(f"{PATH}/x1")
+    schemas.ExecutionDetail.model_validate_json(answer.content)
+    found = answer.json()
+    assert (found["inputs"], found["outputs"], found["feedback"]) == ({"q": "?"}, None, [])
+    assert (found["position"], found["event_id"], found["environment"]) == (1, "x1", None)
 
 
 def test_deeply_nested_metadata_is_answered(ledger, api):
@@ -240,4 +321,4 @@ def test_deeply_nested_metadata_is_answered(ledger, api):
         deep = {"d": deep}
     ledger.execute("x1", metadata={"deep": deep})
     ledger.fold()
-    assert api.get(f"{PATH}/x1").json()["data"]["metadata"]["deep"] == deep
+    assert api.get(f"{PATH}/x1").json()["metadata"]["deep"] == deep

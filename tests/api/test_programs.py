@@ -11,7 +11,7 @@ from dspy_ledger.api import schemas
 
 
 def ids(items):
-    return [item["program_id"] for item in items]
+    return [item["id"] for item in items]
 
 
 def test_programs_are_listed_by_id_with_what_is_known_of_them(ledger, api):
@@ -24,7 +24,7 @@ def test_programs_are_listed_by_id_with_what_is_known_of_them(ledger, api):
     assert (ids(page["items"]), page["next_cursor"]) == (["a", "b"], None)
     assert page["items"][0]["latest_version"] is None  # a pre-release is never the latest
     assert page["items"][1] == {
-        "program_id": "b",
+        "id": "b",
         "name": "Bee",
         "description": "Hums",
         "tags": ["y", "x"],
@@ -131,7 +131,7 @@ def test_an_id_of_any_letters_is_found_percent_encoded(ledger, api, program_id):
     ledger.execute("x", program_id)
     ledger.fold()
     path = f"/v1/programs/{quote(program_id, safe='')}"
-    assert api.get(path).json()["program_id"] == program_id
+    assert api.get(path).json()["id"] == program_id
     for below in ("versions", "evaluations", "tree", "versions/1.0.0+build.5", "versions/1.0.0%2Bbuild.5"):
         assert api.get(f"{path}/{below}").status_code == 200
     found = api.items("/v1/programs/executions", program_id=program_id, version="1.0.0+build.5")
@@ -155,7 +155,7 @@ def test_versions_are_light_rows_in_order_of_registration(ledger, api):
     answer = api.get("/v1/programs/p/versions")
     schemas.VersionPage.model_validate_json(answer.content)
     items = answer.json()["items"]
-    assert [item["version"] for item in items] == ["1.0.0", "1.1.0"]
+    assert [(item["id"], item["version"]) for item in items] == [("p", "1.0.0"), ("p", "1.1.0")]
     assert (items[0]["optimizer"], items[1]["optimizer"]["score"]) == (None, 0.9)
     assert not {"source_code", "state", "signature"} & set(items[0])
 
@@ -187,6 +187,7 @@ def test_one_version_has_source_signature_state_and_totals_per_model(ledger, api
     schemas.VersionDetail.model_validate_json(answer.content)
     found = answer.json()
     assert (found["state"], found["source_code"], found["signature"]) == (state, "class P: ...", {"i": "Do."})
+    assert (found["id"], found["version"]) == ("p", "1.0.0")
     assert (found["content_hash"], found["event_id"], found["position"]) == ("c1:00", "event-1", 1)
     totals = [
         (each["model_id"], each["executions"], each["errors"], each["cost_usd"]) for each in found["totals"]

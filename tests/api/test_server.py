@@ -53,7 +53,7 @@ def test_it_prints_its_url_answers_and_reads_the_ledger_made_later(api_settings,
         ledger.register("日本語")
         ledger.fold()
         assert client.get("/health/ready").json() == {"status": "ready", "position": 1}
-        assert client.get("/v1/programs/日本語").json()["program_id"] == "日本語"
+        assert client.get("/v1/programs/日本語").json()["id"] == "日本語"
         assert client.get("/v1/programs/%E6%97%A5%E6%9C%AC%E8%AA%9E/versions").status_code == 200
         problem = client.get("/v1/programs/..%2f..%2fetc%2fpasswd")
         assert (problem.status_code, problem.headers["content-type"]) == (404, "application/problem+json")

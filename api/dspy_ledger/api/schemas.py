@@ -72,7 +72,7 @@ class ModelTotals(Totals):
 class Program(_Shape):
     """A program; ``latest_version`` is its highest release, null while there are only pre-releases."""
 
-    program_id: str
+    id: str
     name: str
     description: str | None
     tags: list[str]
@@ -99,9 +99,9 @@ class ProgramDetail(Program):
 
 
 class Version(_Shape):
-    """One content of a program, under its label."""
+    """One content of the program ``id``, under its label."""
 
-    program_id: str
+    id: str
     version: str
     content_hash: str
     name: str
@@ -154,14 +154,14 @@ class TreeVersion(_Shape):
 class TreeParent(_Shape):
     """Where a derived program came from."""
 
-    program_id: str
+    id: str
     version: str | None
 
 
 class ProgramTree(_Shape):
     """A program's versions; ``derived`` has the programs that name no known version of it."""
 
-    program_id: str
+    id: str
     name: str
     parent: TreeParent | None
     versions: list[TreeVersion]
@@ -169,13 +169,13 @@ class ProgramTree(_Shape):
 
 
 class Execution(_Shape):
-    """One execution; ``version`` is null until its content's registration is known."""
+    """One execution; ``program_version`` is null until its content's registration is known."""
 
     position: int
     execution_id: str
     program_id: str
     program_name: str | None
-    version: str | None
+    program_version: str | None
     content_hash: str | None
     model_id: str | None
     provider: str | None
@@ -211,7 +211,7 @@ class Evaluation(_Shape):
     position: int
     evaluation_id: str
     program_id: str | None
-    version: str | None
+    program_version: str | None
     content_hash: str | None
     model_id: str | None
     provider: str | None
@@ -232,14 +232,31 @@ class EvaluationPage(_Page):
 
 
 class ExecutionDetail(Execution):
-    """An execution with its event and its feedback."""
+    """An execution with everything its event says, what went in and came out, and its feedback.
 
+    ``inputs``, ``outputs`` and ``calls`` are null when they were not captured or have been erased. Fields
+    that this release does not know, of a newer producer, are there too.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    model_info: Json | None
+    models: list[str]
+    error: Json | None
+    time_to_first_chunk_ms: float | None
+    usage: Json
+    call_counts: Json
+    metadata: Json
+    truncated: list[str]
+    adapter: str | None
+    dspy_version: str | None
     event_id: str
     source: str
     sequence: int
     recorded_at: str
-    data: Json = Field(description="The event's own fields as recorded: usage, metadata, models, …")
-    body: JsonValue = Field(description="inputs, outputs and calls; null when erased or not captured.")
+    inputs: JsonValue
+    outputs: JsonValue
+    calls: JsonValue
     feedback: list[Evaluation]
 
 

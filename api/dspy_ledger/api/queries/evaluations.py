@@ -34,9 +34,9 @@ _FEEDBACK = (
     + "LEFT JOIN executions x ON x.execution_id = ev.execution_id\n"
 )
 _LABELLED = """
-    SELECT r.position, r.evaluation_id, r.program_id, v.version, r.content_hash, r.model_id, r.provider,
-           r.base_model, r.metric_name, r.results, r.dataset, r.execution_id, r.user_id, r.event_id,
-           r.created_at
+    SELECT r.position, r.evaluation_id, r.program_id, v.version AS program_version, r.content_hash,
+           r.model_id, r.provider, r.base_model, r.metric_name, r.results, r.dataset, r.execution_id,
+           r.user_id, r.event_id, r.created_at
     FROM ({resolved}) r
     LEFT JOIN versions v ON v.program_id = r.program_id AND v.content_hash = r.content_hash
     ORDER BY r.position DESC

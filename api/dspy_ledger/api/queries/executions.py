@@ -12,20 +12,28 @@ from typing import Any
 
 from dspy_ledger.api.parameters import ExecutionQuery
 from dspy_ledger.api.queries.paging import Item, items_of, page
+from dspy_ledger.events import ExecutionCompleted
+from dspy_ledger.store import StoredEvent
 
-__all__ = ["one_execution", "page_of_executions"]
+__all__ = ["one_execution", "page_of_executions", "with_event"]
 
 _COLUMNS = (
-    "e.position, e.execution_id, e.program_id, e.program_name, v.version, e.content_hash, e.model_id,"
-    " e.provider, e.base_model, e.status, e.error_type, e.error_message, e.started_at, e.time,"
-    " e.latency_ms, e.input_tokens, e.output_tokens, e.cost_usd, e.model_pinned, e.trace_id,"
-    " e.session_id, e.user_id, e.tags, e.environment, e.service, e.release"
+    "e.position, e.execution_id, e.program_id, e.program_name, v.version AS program_version, e.content_hash,"
+    " e.model_id, e.provider, e.base_model, e.status, e.error_type, e.error_message, e.started_at, e.time,"
+    " e.latency_ms, e.input_tokens, e.output_tokens, e.cost_usd, e.model_pinned, e.trace_id, e.session_id,"
+    " e.user_id, e.tags, e.environment, e.service, e.release"
 )
 _LABELLED = "LEFT JOIN versions v ON v.program_id = e.program_id AND v.content_hash = e.content_hash"
 _NARROW_WINDOW = 5000
 """Executions between since and until that may be sorted for one page."""
 _MOST_WALKS = 200
 """Contents of one program that are walked side by side; SQLite merges up to 500."""
+_LEFT_OUT = {
+    name: field.get_default(call_default_factory=True)
+    for name, field in ExecutionCompleted.model_fields.items()
+    if not field.is_required()
+}
+"""What a field says that an event of another producer left out."""
 
 Term = tuple[str, list[object]]
 """SQL and its values."""
@@ -60,6 +68,25 @@ def one_execution(db: sqlite3.Connection, execution_id: str) -> Item | None:
         (execution_id,),
     )
     return next(iter(_items(rows)), None)
+
+
+def with_event(execution: Item, event: StoredEvent) -> Item:
+    """An execution's row and everything that its event says, in one.
+
+    Where both know a field the row's counts: its version is the one in force, not the one its producer knew.
+    """
+    own = {name: value for name, value in {**_LEFT_OUT, **event.data}.items() if name not in execution}
+    body = event.body_json()
+    captured = body if isinstance(body, dict) else {}  # another producer's may be any JSON
+    return {
+        **execution,
+        **own,
+        "event_id": event.event_id,
+        "source": event.source,
+        "sequence": event.sequence,
+        "recorded_at": event.recorded_at,
+        **{name: captured.get(name) for name in ("inputs", "outputs", "calls")},
+    }
 
 
 def _walks(db: sqlite3.Connection, query: ExecutionQuery) -> list[Term]:

@@ -14,7 +14,7 @@ from dspy_ledger.errors import UnknownProgram
 __all__ = ["one_program", "page_of_programs", "require_program"]
 
 _COLUMNS = (
-    "program_id, name, description, tags, kind, parent_id, parent_version, latest_version, created_at,"
+    "program_id AS id, name, description, tags, kind, parent_id, parent_version, latest_version, created_at,"
     " updated_at, position"
 )
 
@@ -38,7 +38,7 @@ def page_of_programs(db: sqlite3.Connection, query: ProgramQuery) -> dict[str, A
         f"SELECT {_COLUMNS} FROM programs WHERE {' AND '.join(terms)} ORDER BY program_id LIMIT ?",  # noqa: S608
         (*values, query.limit + 1),
     )
-    return page(items_of(rows, json=("tags",)), query, "program_id")
+    return page(items_of(rows, json=("tags",)), query, "id")
 
 
 def one_program(db: sqlite3.Connection, program_id: str) -> Item:

@@ -15,7 +15,7 @@ from dspy_ledger.errors import UnknownVersion
 __all__ = ["one_version", "page_of_versions", "tree_programs", "tree_versions"]
 
 _LIGHT = (
-    "program_id, version, content_hash, name, description, tags, kind, parent_id, parent_version,"
+    "program_id AS id, version, content_hash, name, description, tags, kind, parent_id, parent_version,"
     " optimizer, class_name, module_path, code_hash, dspy_version, created_at, event_id, position"
 )
 _FULL = f"{_LIGHT}, proposed, signature, interface, source_code"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import orjson
 from fastapi import APIRouter, Request
 
 from dspy_ledger.api import schemas
 from dspy_ledger.api.parameters import ExecutionQuery, described, read_query, refuse_query
 from dspy_ledger.api.problems import UnknownExecution
 from dspy_ledger.api.queries.evaluations import evaluations_of_execution
-from dspy_ledger.api.queries.executions import one_execution, page_of_executions
+from dspy_ledger.api.queries.executions import one_execution, page_of_executions, with_event
 from dspy_ledger.api.reading import ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.routes.documented import answers
@@ -45,15 +44,5 @@ async def get_execution(request: Request, execution_id: str) -> JSONResponse:
         if execution is None:
             raise UnknownExecution(execution_id)
         event = sources_of(request).event_at(execution["position"], execution_id=execution_id)
-        return question.answer(
-            {
-                **execution,
-                "event_id": event.event_id,
-                "source": event.source,
-                "sequence": event.sequence,
-                "recorded_at": event.recorded_at,
-                "data": event.data,
-                "body": None if event.body is None else orjson.Fragment(event.body),
-                "feedback": evaluations_of_execution(question.db, execution_id),
-            }
-        )
+        feedback = evaluations_of_execution(question.db, execution_id)
+        return question.answer({**with_event(execution, event), "feedback": feedback})
