@@ -75,25 +75,22 @@ def program_tree(program_id: str, programs: Iterable[Row], versions: Iterable[Ro
 
 def _parents_without_cycles(versions: list[Row]) -> dict[tuple[str, str], tuple[str, str]]:
     """Version → the version of the same program it came from; the earliest of a cycle has none."""
-    keys = {(row["program_id"], row["version"]) for row in versions}
+    ages = {(row["program_id"], row["version"]): age for age, row in enumerate(versions)}
     parents = {
         (row["program_id"], row["version"]): (row["program_id"], row["parent_version"])
         for row in versions
-        if row["parent_id"] == row["program_id"] and (row["program_id"], row["parent_version"]) in keys
+        if row["parent_id"] == row["program_id"] and (row["program_id"], row["parent_version"]) in ages
     }
-    safe: set[tuple[str, str]] = set()
-    for row in versions:
-        start = (row["program_id"], row["version"])
-        path = [start]
-        while (parent := parents.get(path[-1])) is not None and parent not in safe:
-            if parent == start:
-                del parents[start]
-                break
-            if parent in path:
-                break  # a cycle above; its own earliest version opens it
-            path.append(parent)
-        else:
-            safe.update(path)
+    settled: set[tuple[str, str]] = set()
+    for start in ages:
+        path: list[tuple[str, str]] = []
+        here: tuple[str, str] | None = start
+        while here is not None and here not in settled:
+            settled.add(here)
+            path.append(here)
+            here = parents.get(here)
+        if here in path:  # the walk came back to itself: from there on it is a cycle
+            del parents[min(path[path.index(here) :], key=ages.__getitem__)]
     return parents
 
 
