@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dspy_ledger.store import SqliteEventStore
-from dspy_ledger.views import create_view, next_view, point_to
+from dspy_ledger.views import VIEW_VERSION, create_view, next_view, point_to
 
 LISTS = ("/v1/programs", "/v1/programs/models", "/v1/programs/executions", "/v1/programs/p/versions")
 LISTS = (*LISTS, "/v1/programs/p/evaluations")
@@ -229,7 +229,7 @@ def test_a_view_swapped_in_by_replay_is_asked_from_then_on(filled, api_settings)
     assert filled.get("/v1/programs").headers["ledger-position"] == "2"
     path = next_view(api_settings.data_dir)
     view = create_view(path)
-    view.execute("INSERT INTO checkpoint VALUES (1, 1, 'other', 77, NULL)")
+    view.execute("INSERT INTO checkpoint VALUES (1, ?, 'other', 77, NULL)", (VIEW_VERSION,))
     view.close()
     assert filled.get("/v1/programs").headers["ledger-position"] == "2"
     point_to(path)

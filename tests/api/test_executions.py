@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_ledger.api import schemas
+from dspy_ledger.api.parameters import ExecutionQuery
+from dspy_ledger.api.queries.executions import page_of_executions
 from dspy_ledger.events import ExecutionCompleted
 
 PATH = "/v1/programs/executions"
@@ -78,7 +80,7 @@ CHOICES = {
     "model_id": ("gpt", "openai/mini", "none"),
     "status": ("ok", "error"),
     "trace_id": ("trace-1", "trace-3"),
-    "environment": ("production", "test"),
+    "environment": ("production", "staging", "test"),
     "since": ("2026-11-05T12:00:00.000000Z", "2026-11-19T00:00:00.000000Z"),
     "until": ("2026-11-10T00:00:00.000000Z", "2026-11-02T12:00:00.000000Z"),
 }
@@ -114,7 +116,7 @@ def test_any_filters_page_by_page_find_what_a_plain_filter_finds(world, filters,
 
 def test_wide_windows_and_many_contents_are_walked_otherwise_and_find_the_same(world, monkeypatch):
     api, facts = world
-    monkeypatch.setattr("dspy_ledger.api.queries.executions._NARROW_WINDOW", 3)
+    monkeypatch.setattr("dspy_ledger.api.queries.executions._FEW", 3)
     monkeypatch.setattr("dspy_ledger.api.queries.executions._MOST_WALKS", 1)
     for filters in (
         {"since": "2026-11-05T00:00:00.000000Z", "model_id": "gpt"},
@@ -122,9 +124,45 @@ def test_wide_windows_and_many_contents_are_walked_otherwise_and_find_the_same(w
         {"until": "2026-11-15T00:00:00.000000Z", "program_id": "beta"},
         {"program_id": "alpha"},
         {"version": "1.0.0"},
+        {"environment": "production"},
+        {"environment": "test", "model_id": "gpt"},
+        {"environment": "staging", "status": "error"},
+        {"environment": "production", "since": "2026-11-05T00:00:00.000000Z", "program_id": "alpha"},
     ):
         found = api.walk(PATH, limit=9, **filters)
         assert [item["execution_id"] for item in found] == expected(facts, filters)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"environment": "production"},
+        {"environment": "test"},
+        {"environment": "test", "program_id": "alpha"},
+        {"environment": "test", "since": "2026-11-01T00:00:00.000000Z"},
+        {"model_id": "none"},
+        {"trace_id": "trace-3"},
+        {"program_id": "alpha"},
+        {"program_id": "unheard-of"},
+        {"version": "1.0.0"},
+        {"status": "error"},
+        {"since": "2026-11-20T00:00:00.000000Z"},
+        {"since": "2027-01-01T00:00:00.000000Z", "status": "ok"},
+        {"until": "2026-11-02T00:00:00.000000Z"},
+    ],
+    ids=repr,
+)
+def test_a_filter_that_an_index_serves_never_reads_the_table_from_end_to_end(world, filters):
+    """An environment that never occurs did, and ``since`` alone: 0.2 to 4 s per million, on the loop."""
+    api, _facts = world
+    asked: list[str] = []
+    with api.app.state.sources.question() as question:
+        question.db.set_trace_callback(asked.append)
+        page_of_executions(question.db, ExecutionQuery(**filters))
+        question.db.set_trace_callback(None)
+        plan = [row["detail"] for sql in asked for row in question.db.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    assert plan
+    assert "SCAN e" not in plan  # that is: by no index
 
 
 def test_rows_carry_the_label_of_their_content_and_null_while_it_is_unknown(world):

@@ -17,7 +17,7 @@ from dspy_ledger.files import write_atomically
 
 __all__ = ["POINTER", "VIEW_VERSION", "ViewReader", "create_view", "current_view", "next_view", "point_to"]
 
-VIEW_VERSION = 1
+VIEW_VERSION = 2
 """Raised with every change of schema or fold; an older view is rebuilt."""
 
 POINTER = "views.current"

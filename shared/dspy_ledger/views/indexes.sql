@@ -1,10 +1,12 @@
--- Made last when a view is built by replay; each also orders by position, the key of every page.
+-- Made last when a view is built by replay. SQLite ends each with the rowid, which is the position: rows that
+-- are equal in all its columns lie in order of position, the key of every page, and need no sorting.
 
 -- Not unique: two events may claim one execution, and no event may stop a fold.
 CREATE INDEX executions_by_id ON executions (execution_id);
 CREATE INDEX executions_by_program ON executions (program_id, content_hash);
 CREATE INDEX executions_by_model ON executions (model_id);
 CREATE INDEX executions_by_trace ON executions (trace_id) WHERE trace_id IS NOT NULL;
+CREATE INDEX executions_by_environment ON executions (environment) WHERE environment IS NOT NULL;
 CREATE INDEX executions_failed ON executions (position) WHERE status = 'error';
 CREATE INDEX executions_by_time ON executions (time);
 CREATE INDEX evaluations_by_program ON evaluations (program_id, content_hash);

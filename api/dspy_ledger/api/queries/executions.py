@@ -1,14 +1,14 @@
 """Executions: the filtered list, newest first, and one.
 
 SQLite keeps no statistics of a view that changes all the time, so the index to walk is chosen here, by
-what is known to be few; a unary ``+`` keeps it from using another. All walks but the first two read in
+what is known to be few, and SQLite is told to use that one. All walks but that of a time window read in
 order of position and stop when the page is full.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
+from typing import Any, NamedTuple
 
 from dspy_ledger.api.parameters import ExecutionQuery
 from dspy_ledger.api.queries.paging import Item, items_of, page
@@ -24,8 +24,8 @@ _COLUMNS = (
     " e.user_id, e.tags, e.environment, e.service, e.release"
 )
 _LABELLED = "LEFT JOIN versions v ON v.program_id = e.program_id AND v.content_hash = e.content_hash"
-_NARROW_WINDOW = 5000
-"""Executions between since and until that may be sorted for one page."""
+_FEW = 5000
+"""Executions of one environment, or between since and until, that may be gone through for one page."""
 _MOST_WALKS = 200
 """Contents of one program that are walked side by side; SQLite merges up to 500."""
 _LEFT_OUT = {
@@ -35,8 +35,13 @@ _LEFT_OUT = {
 }
 """What a field says that an event of another producer left out."""
 
-Term = tuple[str, list[object]]
-"""SQL and its values."""
+
+class _Walk(NamedTuple):
+    """Executions to go through: by which index, the term that it serves, and the term's values."""
+
+    by: str
+    term: str
+    values: list[object]
 
 
 def page_of_executions(db: sqlite3.Connection, query: ExecutionQuery) -> dict[str, Any]:
@@ -48,10 +53,10 @@ def page_of_executions(db: sqlite3.Connection, query: ExecutionQuery) -> dict[st
     rest, rest_values = _rest(query, after)
     # Positions first: what is merged or sorted is then one number, not 25 columns.
     arms = " UNION ALL ".join(
-        f"SELECT e.position FROM executions e WHERE {walk} AND {rest}"  # noqa: S608
-        for walk, _ in walks
+        f"SELECT e.position FROM executions e {walk.by} WHERE {walk.term} AND {rest}"  # noqa: S608
+        for walk in walks
     )
-    values = [value for _, own in walks for value in (*own, *rest_values)]
+    values = [value for walk in walks for value in (*walk.values, *rest_values)]
     rows = db.execute(
         f"SELECT {_COLUMNS} FROM ({arms} ORDER BY position DESC LIMIT ?) w"  # noqa: S608
         f" CROSS JOIN executions e ON e.position = w.position {_LABELLED}",
@@ -89,22 +94,23 @@ def with_event(execution: Item, event: StoredEvent) -> Item:
     }
 
 
-def _walks(db: sqlite3.Connection, query: ExecutionQuery) -> list[Term]:
-    """What to walk: terms that an index serves; nothing, when nothing can match."""
+def _walks(db: sqlite3.Connection, query: ExecutionQuery) -> list[_Walk]:
+    """What to walk, side by side; nothing, when nothing can match."""
     contents = _contents(db, query)
     if contents is not None and not contents:
         return []
     if query.trace_id is not None:
-        return [("e.trace_id = ?", [query.trace_id])]
-    if (window := _window(db, query)) is not None:
-        return [window]
-    if query.status == "error":
-        return [("e.status = 'error'", [])]  # spelled as the partial index spells it
+        return [_Walk("INDEXED BY executions_by_trace", "e.trace_id = ?", [query.trace_id])]
+    if (few := _few(db, query)) is not None:
+        return [few]
+    if query.status == "error":  # spelled as the partial index spells it
+        return [_Walk("INDEXED BY executions_failed", "e.status = 'error'", [])]
     if contents is not None and len(contents) <= _MOST_WALKS:
-        return [("e.program_id = ? AND e.content_hash IS ?", list(content)) for content in contents]
+        term = "e.program_id = ? AND e.content_hash IS ?"
+        return [_Walk("INDEXED BY executions_by_program", term, list(content)) for content in contents]
     if query.model_id is not None:
-        return [("e.model_id = ?", [query.model_id])]
-    return [("1", [])]
+        return [_Walk("INDEXED BY executions_by_model", "e.model_id = ?", [query.model_id])]
+    return [_environment(query) or _Walk("NOT INDEXED", "1", [])]
 
 
 def _contents(db: sqlite3.Connection, query: ExecutionQuery) -> list[tuple[str, str | None]] | None:
@@ -128,35 +134,46 @@ def _contents(db: sqlite3.Connection, query: ExecutionQuery) -> list[tuple[str, 
     return contents + [(program_id, None) for program_id, content_hash in contents if content_hash == ""]
 
 
-def _window(db: sqlite3.Connection, query: ExecutionQuery) -> Term | None:
-    """The time window as a walk, when few executions lie in it."""
-    terms, values = [], list[object]()
-    for operator, bound in ((">=", query.since), ("<", query.until)):
-        if bound is not None:
-            terms.append(f"e.time {operator} ?")
-            values.append(bound)
-    if not terms:
+def _few(db: sqlite3.Connection, query: ExecutionQuery) -> _Walk | None:
+    """The environment or the time window, when few executions (or none) lie in it."""
+    counted = []
+    for walk in filter(None, (_environment(query), _window(query))):
+        (found,) = db.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM executions e {walk.by} WHERE {walk.term} LIMIT ?)",  # noqa: S608
+            (*walk.values, _FEW + 1),
+        ).fetchone()
+        if found <= _FEW:
+            counted.append((found, walk))
+    return min(counted)[1] if counted else None
+
+
+def _environment(query: ExecutionQuery) -> _Walk | None:
+    if query.environment is None:
         return None
-    window = " AND ".join(terms)
-    (found,) = db.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM executions e WHERE {window} LIMIT ?)",  # noqa: S608
-        (*values, _NARROW_WINDOW + 1),
-    ).fetchone()
-    return (window, values) if found <= _NARROW_WINDOW else None
+    return _Walk("INDEXED BY executions_by_environment", "e.environment = ?", [query.environment])
 
 
-def _rest(query: ExecutionQuery, after: object) -> Term:
-    """Every filter, once more, in a spelling that no index serves (but the position's)."""
+def _window(query: ExecutionQuery) -> _Walk | None:
+    bounds = [(">=", query.since), ("<", query.until)]
+    given = [(f"e.time {operator} ?", bound) for operator, bound in bounds if bound is not None]
+    if not given:
+        return None
+    term = " AND ".join(term for term, _ in given)
+    return _Walk("INDEXED BY executions_by_time", term, [bound for _, bound in given])
+
+
+def _rest(query: ExecutionQuery, after: object) -> tuple[str, list[object]]:
+    """Every filter, whether the walk keeps to it already or not, and its values."""
     terms, values = [], list[object]()
     for term, value in (
         ("e.position < ?", after),
-        ("+e.program_id = ?", query.program_id),
-        ("+e.model_id = ?", query.model_id),
-        ("+e.status = ?", query.status),
-        ("+e.trace_id = ?", query.trace_id),
-        ("+e.environment = ?", query.environment),
-        ("+e.time >= ?", query.since),
-        ("+e.time < ?", query.until),
+        ("e.program_id = ?", query.program_id),
+        ("e.model_id = ?", query.model_id),
+        ("e.status = ?", query.status),
+        ("e.trace_id = ?", query.trace_id),
+        ("e.environment = ?", query.environment),
+        ("e.time >= ?", query.since),
+        ("e.time < ?", query.until),
     ):
         if value is not None:
             terms.append(term)
