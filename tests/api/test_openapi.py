@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from dspy_ledger import api as package
+from dspy_ledger.api import schemas
+
+PAGE = (Path(__file__).parents[2] / "docs" / "rest.md").read_text("utf-8")
 
 
 @pytest.fixture
@@ -72,3 +79,29 @@ def test_filters_are_described_with_their_kinds(document):
 
 def test_no_page_loads_anything_from_elsewhere(api):
     assert api.get("/docs").status_code == api.get("/redoc").status_code == 404
+
+
+# docs/rest.md
+
+
+def test_the_page_lists_every_path_with_its_filters(document):
+    told = dict(re.findall(r"^\| `GET (\S+)` \| (.*) \|$", PAGE, re.MULTILINE))
+    assert set(told) == set(document["paths"])
+    for path, methods in document["paths"].items():
+        named = {each["name"] for each in methods["get"].get("parameters", ()) if each["in"] == "query"}
+        _, _, filters = told[path].partition("filter")
+        assert set(re.findall(r"`(\w+)`", filters)) == named - {"limit", "cursor"}
+
+
+def test_the_answers_on_the_page_are_whole_and_of_the_shape_that_is_described():
+    program, execution, evaluation, problem = re.findall(
+        r"^```json\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE
+    )
+    for model, example in (
+        (schemas.ProgramDetail, program),
+        (schemas.ExecutionDetail, execution),
+        (schemas.Evaluation, evaluation),
+    ):
+        model.model_validate_json(example)
+        assert list(json.loads(example)) == list(model.model_fields)
+    schemas.ProblemDetails.model_validate_json(problem)
