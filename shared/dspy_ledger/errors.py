@@ -75,17 +75,19 @@ class NotFound(LedgerError, LookupError):
 class UnknownProgram(NotFound):
     """No program of that id is known; register it first."""
 
-    def __init__(self, program_id: str, known: Iterable[str]) -> None:
+    def __init__(self, program_id: str, known: Iterable[str], hint: str = "") -> None:
         self.program_id = program_id
-        super().__init__(f"unknown program {program_id!r} ({known_list(known)}); register it first")
+        super().__init__(f"unknown program {program_id!r} ({known_list(known)}); register it first{hint}")
 
 
 class UnknownVersion(NotFound):
     """The program has no such version."""
 
-    def __init__(self, program_id: str, version: str, known: Iterable[str]) -> None:
+    def __init__(self, program_id: str, version: str, known: Iterable[str], hint: str = "") -> None:
         self.program_id, self.version = program_id, version
-        super().__init__(f"program {program_id!r} has no version {version!r} ({known_list(known)})")
+        if version == "latest":  # there are versions, but all are pre-releases
+            hint = "; a pre-release is never the latest, name it" + hint
+        super().__init__(f"program {program_id!r} has no version {version!r} ({known_list(known)}){hint}")
 
 
 class UnknownModel(NotFound):

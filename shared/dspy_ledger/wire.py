@@ -20,7 +20,7 @@ from dspy_ledger.events import EVENT_TYPES, event_adapter
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
 from dspy_ledger.timestamps import canonical_time
 
-__all__ = ["Entry", "body_digest", "decode", "encode", "pack", "peek_sequence", "unpack"]
+__all__ = ["Entry", "body_digest", "decode", "encode", "pack", "peek_sequence", "too_deep", "unpack"]
 
 _KNOWN_TYPES = frozenset(EVENT_TYPES.values())
 _MOST_LEVELS = 200
@@ -109,7 +109,7 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
     kind = envelope.get("type")
     if kind not in _KNOWN_TYPES if isinstance(kind, str) else True:
         raise InvalidEvent("unknown-type", f"this release does not know type {kind!r}")
-    if _too_deep(payload, envelope):
+    if too_deep(payload):
         raise InvalidEvent("not-an-event", f"it nests deeper than {_MOST_LEVELS} levels")
     try:
         event_adapter.validate_python(envelope)
@@ -178,18 +178,19 @@ def _check_body(digest: object, body: bytes | None) -> None:
     if digest != body_digest(body):
         raise InvalidEvent("body-digest", "the body is not the one whose digest the event carries")
     try:
-        value = orjson.loads(body)
+        orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidEvent("body-not-json", str(error)) from None
-    if _too_deep(body, value):
+    if too_deep(body):
         raise InvalidEvent("body-not-json", f"the body nests deeper than {_MOST_LEVELS} levels")
 
 
-def _too_deep(raw: bytes, value: object) -> bool:
-    if raw.count(b"[") + raw.count(b"{") <= _MOST_LEVELS:  # the cheap answer, right for nearly all
+def too_deep(raw: bytes, most: int = _MOST_LEVELS) -> bool:
+    """Whether JSON nests deeper than ``most`` levels; text in it counts as what it is."""
+    if raw.count(b"[") + raw.count(b"{") <= most:  # the cheap answer, right for nearly all
         return False
-    level = [value]
-    for _ in range(_MOST_LEVELS):
+    level = [orjson.loads(raw)]
+    for _ in range(most):
         level = [
             item
             for outer in level

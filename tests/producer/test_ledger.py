@@ -315,3 +315,73 @@ def test_a_url_that_can_not_be_one_is_refused_in_one_line() -> None:
         InvalidInput, match=r"DSPY_LEDGER_REDIS_URL='localhost' can't be used: start it with redis://"
     ):
         Ledger.connect("localhost")
+
+
+def test_the_sender_outlives_a_redis_that_hangs_while_questions_time_out(
+    own_valkey, make_settings, open_ledger
+) -> None:
+    """Refusing a question that nobody waited for any more once ended the thread for good."""
+    ledger = open_ledger(make_settings(own_valkey.url))
+    record(ledger, 1)
+    assert ledger.flush(5)
+    own_valkey.freeze()
+    for _ in range(3):
+        with pytest.raises(LedgerUnavailable):
+            ledger.ask(lambda client: client.ping(), timeout=0.05)
+    assert ledger._sender.wait(lambda: ledger.stats().state == "open", 10)
+    own_valkey.thaw()
+    record(ledger, 1)
+    assert ledger.flush(15)
+    assert ledger.ask(lambda client: client.ping(), timeout=2)
+
+
+def test_a_question_over_a_connection_that_died_unnoticed_is_asked_again(
+    valkey, settings, open_ledger
+) -> None:
+    ledger = open_ledger(settings)
+    assert ledger.ask(lambda client: client.ping(), timeout=2)
+    admin = valkey.client()
+    admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    admin.close()
+    assert ledger.ask(lambda client: client.ping(), timeout=2)
+
+
+def test_an_event_that_could_not_be_kept_leaves_no_hole_in_the_account(valkey, settings, open_ledger) -> None:
+    """A number without an event would hold the stored mark for ever."""
+    ledger = open_ledger(settings)
+    record(ledger, 2)
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr(ledger._outbox, "append", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        record(ledger, 3)
+    record(ledger, 1)
+    assert ledger.flush(5)
+    assert [e.sequence for e in entries(valkey, settings)] == [1, 2, 3]
+    assert (ledger.stats().recorded, ledger.stats().dropped) == (3, 3)
+
+
+def test_a_signal_handler_that_closes_while_its_thread_records_does_not_hang(valkey, settings) -> None:
+    env = {**os.environ, "DSPY_LEDGER_REDIS_URL": valkey.url, "DSPY_LEDGER_WAL_DIR": str(settings.wal_dir)}
+    code = """
+import os, signal, sys, threading
+from dspy_ledger.producer import Ledger
+ledger = Ledger.connect()
+def end(*_):
+    ledger.close()
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+while True:
+    ledger.record("ExecutionCompleted", {"execution_id": "x"})
+"""
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=20)
+
+
+def test_what_nests_too_deeply_for_a_reader_is_cut_and_said_to_be(valkey, settings, open_ledger) -> None:
+    deep: list[object] = []
+    for _ in range(190):
+        deep = [deep]
+    ledger = open_ledger(settings)
+    ledger.record("ExecutionCompleted", execution(), body={"inputs": deep})
+    assert ledger.flush(5)
+    assert b'"type":"cut"' in entries(valkey, settings)[0].body

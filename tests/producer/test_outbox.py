@@ -194,3 +194,44 @@ def test_files_for_one_redis_are_not_seen_by_a_ledger_on_another(tmp_path: Path)
         WalFolder(tmp_path, "redis://me:secret@a:6379/0", "x").path == WalFolder(tmp_path, urls[0], "x").path
     )
     assert all(folder.parent == tmp_path for folder in folders)
+
+
+def test_memory_is_freed_as_the_store_takes_what_is_in_it(tmp_path: Path) -> None:
+    """The last memory segment was never let go, so that 32 MiB were the end although all was stored."""
+    outbox = Outbox(SOURCE, lambda n: tmp_path / "missing" / f"{n}.wal", memory_bytes=4 << 20)
+    for n in range(1, 41):
+        outbox.append(record(n, size=500_000))
+        while outbox.unsent:
+            outbox.read(100)
+        outbox.confirm(n)
+    assert outbox.wal_bytes < 4 << 20
+
+
+def test_files_whose_lock_is_gone_are_adopted_too(tmp_path: Path) -> None:
+    folder = WalFolder(tmp_path, "redis://localhost:6379/0", "dspy-ledger")
+    folder.make()
+    folder.segment("7-abc", 1).write_bytes(format_line(record(1)))
+    [(instance, lock, paths)] = folder.abandoned()
+    assert (instance, paths) == ("7-abc", [folder.segment("7-abc", 1)])
+    folder.unlock(instance, lock, remove=True)
+
+
+def test_numbers_that_a_damaged_file_lost_are_reported_in_its_producers_name(tmp_path: Path) -> None:
+    """Otherwise the stored mark stood still before them, and the file was sent again at every start."""
+    lines = [format_line(record(n)) for n in range(3, 10)]
+    lines[1] = b"\x00" * 20 + b"\n"
+    lines[4] = lines[4].replace(b'"source"', b'"sauce" ')
+    path = tmp_path / "a.000002.wal"
+    path.write_bytes(b"".join(lines))
+    *events, report = Outbox.adopted([path]).read(100)
+    assert sequences(events) == [3, 5, 6, 7, 8, 9]  # 7 will be a dead letter: its bytes are not lost
+    told = orjson.loads(report.event)
+    assert (told["source"], report.sequence) == (SOURCE, 10)
+    assert told["data"] == {"first": 1, "last": 9, "dropped": [[4, 4], [7, 7]], "reason": "start"}
+
+
+def test_one_read_is_bounded_in_bytes_too(paths) -> None:
+    outbox = Outbox(SOURCE, paths, segment_bytes=64 << 20)
+    for n in range(1, 31):
+        outbox.append(record(n, size=1 << 20))
+    assert 1 <= len(outbox.read(500)) <= 8

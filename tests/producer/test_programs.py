@@ -204,6 +204,18 @@ def test_an_optimized_program_is_the_next_minor_of_its_parent(manager, valkey) -
     assert data["tags"] == ["text", "completion"]
 
 
+def test_a_variant_registered_again_keeps_its_parent_and_each_run_is_an_event(manager, valkey) -> None:
+    parent = registered(manager)
+    for score in (1, 2, 2):
+        again = manager.register_optimized_program(few_shot(), parent.id, optimizer_name="L", score=score)
+        assert (again.version, again.parent_version) == ("1.1.0", "1.0.0")
+    plain = manager.register_program(few_shot(), name="Text Completion")
+    assert (plain.version, plain.parent_version) == ("1.1.0", "1.0.0")
+    data = [e.envelope["data"] for e in sent(manager, valkey, "ProgramRegistered")]
+    assert [(d["optimizer"] or {}).get("score") for d in data] == [None, 1, 2, None]
+    assert {d["parent_version"] for d in data[1:3]} == {"1.0.0"}
+
+
 def test_an_optimized_program_with_a_name_is_a_program_of_its_own(manager) -> None:
     parent = registered(manager)
     own = manager.register_optimized_program(
@@ -386,15 +398,108 @@ def test_a_wrong_call_says_what_was_wrong_before_any_model_is_called(
     assert lm.history == []
 
 
-def test_a_program_changed_after_it_was_registered_is_not_recorded_as_what_it_was(manager, valkey) -> None:
+def test_a_program_changed_after_it_was_registered_is_not_recorded_as_what_it_was(
+    manager, valkey, caplog
+) -> None:
     program = dspy.Predict(Predictor)
     manager.register_program(program, name="Changing")
     program.demos = [dspy.Example(input="a", output="b")]
-    with pytest.warns(UserWarning, match="changed after it was registered"):
-        _, info = run(manager, program_id="changing")
+    _, info = run(manager, program_id="changing")
+    assert "changed after it was registered" in caplog.text
     assert info.program_version is None
     assert sent(manager, valkey, "ExecutionCompleted")[0].envelope["data"]["program_version"] is None
     assert manager.register_program(program, name="Changing").content_hash == info.content_hash
+
+
+class Checked(dspy.ChainOfThought):
+    """Overrides ``forward`` alone: its parent's ``aforward`` would pass it by."""
+
+    def forward(self, **inputs):
+        prediction = super().forward(**inputs)
+        prediction.output = f"checked: {prediction.output}"
+        return prediction
+
+
+def test_a_subclass_that_overrides_forward_alone_is_not_passed_by(make_manager) -> None:
+    manager = make_manager({MODEL: Answers(reasoning="r", output="raw")})
+    manager.register_program(Checked("question -> output"), name="Checked")
+    assert run(manager, program_id="checked", input_data={"question": "x"})[0].output == "checked: raw"
+
+
+class Stubborn:
+    def toDict(self):  # noqa: N802  DSPy's name for it
+        raise RuntimeError("no")
+
+
+def test_an_output_that_can_not_be_taken_apart_is_described_and_the_host_has_its_result(
+    manager, valkey
+) -> None:
+    class Odd(dspy.Module):
+        def forward(self, question: str):
+            return dspy.Prediction(output=Stubborn(), other=1)
+
+    manager.register_program(Odd(), name="Odd")
+    result, _ = run(manager, program_id="odd", input_data={"question": "x"})
+    assert isinstance(result.output, Stubborn)
+    outputs = json.loads(sent(manager, valkey, "ExecutionCompleted")[0].body)["outputs"]
+    assert outputs["other"] == 1
+    assert "Stubborn" in outputs["output"]["type"]
+
+
+def test_an_exception_that_takes_no_notes_comes_unchanged(manager, valkey) -> None:
+    class Sealed(ValueError):
+        __notes__ = "mine"
+
+    class Raising(dspy.Module):
+        def forward(self, question: str):
+            raise Sealed("x")
+
+    manager.register_program(Raising(), name="Raising")
+    with pytest.raises(Sealed, match="x"):
+        run(manager, program_id="raising", input_data={"question": "x"})
+    assert len(sent(manager, valkey, "ExecutionCompleted")) == 1
+
+
+def test_an_execution_within_an_execution_counts_its_own_calls_only(manager, valkey) -> None:
+    class Outer(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = dspy.Predict("question -> output")
+
+        async def aforward(self, question: str):
+            await manager.execute_program("text_completion", MODEL, {"input": question})
+            return await self.own.acall(question=question)
+
+    registered(manager)
+    manager.register_program(Outer(), name="Outer")
+    run(manager, program_id="outer", input_data={"question": "x"})
+    counts = [e.envelope["data"]["call_counts"]["lm"] for e in sent(manager, valkey, "ExecutionCompleted")]
+    assert counts == [1, 1]
+
+
+def test_a_model_copied_by_a_wrapper_is_still_that_model(make_manager) -> None:
+    manager = make_manager({MODEL: Answers(), "same-name": Answers()})
+    best = dspy.BestOfN(dspy.Predict(Predictor), N=2, reward_fn=lambda *_: 0.0, threshold=1.0)
+    manager.register_program(best, name="Best")
+    assert run(manager, program_id="best")[1].models == [MODEL]
+
+
+def test_with_nothing_captured_an_error_does_not_quote_what_went_in(
+    make_manager, make_settings, valkey
+) -> None:
+    manager = make_manager(ledger_settings=make_settings(valkey.url, capture_inputs=False))
+    manager.register_program(Failing, name="Failing")
+    with pytest.raises(RuntimeError):
+        run(manager, program_id="failing", input_data={"question": "my secret"})
+    [event] = sent(manager, valkey, "ExecutionCompleted")
+    assert event.envelope["data"]["error"] == {"type": "RuntimeError", "message": "(not captured)"}
+    assert b"my secret" not in event.payload + event.body
+
+
+def test_metadata_that_is_no_mapping_is_refused_before_any_model_is_called(manager) -> None:
+    registered(manager)
+    with pytest.raises(InvalidInput, match="metadata is a mapping"):
+        run(manager, metadata=["x"])
 
 
 # --- loading and versions ---
@@ -427,6 +532,9 @@ def test_a_prerelease_is_never_latest(manager) -> None:
     manager.register_program(Predictor.with_instructions("x"), name="Text Completion", version="2.0.0-rc.1")
     assert manager.get_program("text_completion").version == "1.0.0"
     assert run(manager)[1].program_version == "1.0.0"
+    manager.register_program(Predictor, name="Early", version="0.9.0-beta")
+    with pytest.raises(UnknownVersion, match="a pre-release is never the latest, name it"):
+        run(manager, program_id="early")
     assert run(manager, program_version="2.0.0-rc.1")[1].program_version == "2.0.0-rc.1"
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from time import perf_counter
 
+import dspy
+
 from dspy_ledger.producer import Ledger, ModelManager, Predictor, ProgramManager
 from producer.streams import entries
 from producer.test_programs import MODEL, Answers
@@ -155,3 +157,49 @@ def test_a_proposal_of_a_process_killed_offline_is_settled_by_the_next_start(
     finally:
         ledger.close()
         server.stop()
+
+
+def test_a_variant_of_a_parent_that_was_provisional_names_the_version_its_parent_got(
+    tmp_path, make_settings
+) -> None:
+    """Both replicas call their content 1.0.0 while offline; the variant belongs to the one that lost."""
+    server = Valkey(tmp_path / "late")
+    settings = make_settings(server.url)
+    ledgers = [Ledger.connect(settings=settings) for _ in range(2)]
+    first, second = (
+        ProgramManager(model_manager=ModelManager({MODEL: Answers()}), ledger=one) for one in ledgers
+    )
+    parent = second.register_program(Predictor.with_instructions("Be brief."), name="Same")
+    example = dspy.Example(input="a", output="b").with_inputs("input")
+    compiled = dspy.LabeledFewShot(k=1).compile(parent_program(), trainset=[example])
+    second.register_optimized_program(compiled, parent.id, optimizer_name="LabeledFewShot")
+    try:
+        server.start()
+        first.register_program(Predictor, name="Same")
+        assert first.ledger.flush(15)
+        assert second.ledger.flush(15)
+        data = {e.envelope["data"]["content_hash"]: e.envelope["data"] for e in entries(server, settings)}
+        variant = next(d for d in data.values() if d["optimizer"])
+        assert variant["parent_version"] == data[parent.content_hash]["version"]
+    finally:
+        for ledger in ledgers:
+            ledger.close()
+        server.stop()
+
+
+def parent_program() -> dspy.Module:
+    return dspy.Predict(Predictor.with_instructions("Be brief."))
+
+
+def test_a_registry_entry_that_can_not_be_read_holds_up_nothing_else(valkey, settings) -> None:
+    client = valkey.client()
+    client.hset(settings.keys.program("same"), "c1:broken", "not json")
+    client.close()
+    with Ledger.connect(settings=settings) as ledger:
+        manager = ProgramManager(model_manager=ModelManager({MODEL: Answers()}), ledger=ledger)
+        broken = manager.register_program(Predictor, name="Same")
+        other = manager.register_program(Predictor, name="Other")
+        assert (broken.version, other.version, other.provisional) == ("1.0.0", "1.0.0", False)
+        assert ledger.flush(5)
+        assert ledger.stats().dropped == 0
+    assert [e.subject for e in entries(valkey, settings)] == ["same", "other"]

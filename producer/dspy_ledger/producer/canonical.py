@@ -27,6 +27,9 @@ from dspy_ledger.producer.valueform import plain
 __all__ = ["Canonical", "canonicalize", "fingerprint"]
 
 
+_MOST_WATCHED = 256
+
+
 @dataclass(frozen=True, slots=True)
 class Canonical:
     """All that a registration says of a program, and the live objects that answer for it.
@@ -102,7 +105,8 @@ def fingerprint(program: Any) -> Hashable:
     """A value that changes when a predictor's signature, demos (identity, length), fields, config or lm did.
 
     Some microseconds a predictor: it tells when ``canonicalize`` must run again. It keeps what it compares
-    alive, so that an address used again can't pass for no change.
+    alive, so that an address used again can't pass for no change. Predictors within a container of more than
+    256 items are not watched: it may as well be a cache of a million, and this runs at every call.
     """
     dspy = dspy_module()
     parts: list[Hashable] = []
@@ -122,7 +126,7 @@ def fingerprint(program: Any) -> Hashable:
             if isinstance(value, parameter_class()):
                 parts.append(repr(state_form(value)))
         if isinstance(value, dspy.Module):
-            pending.extend(item for _, item in children(value))
+            pending.extend(item for _, item in children(value, _MOST_WATCHED))
     return tuple(parts)
 
 

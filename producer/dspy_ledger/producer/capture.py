@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 
-__all__ = ["Call", "Capture"]
+__all__ = ["NOT_CAPTURED", "Call", "Capture"]
+
+NOT_CAPTURED = "(not captured)"
+"""Stands for an error's message where inputs or outputs are not to be recorded."""
 
 _MOST_CALLS = 10_000  # of one execution; more are counted, not kept
 _TOKENS = {
@@ -35,8 +39,12 @@ class Call:
     cached: bool | None = None
     error: dict[str, str] | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """The call as an event's body holds it."""
+    def as_dict(self, *, with_messages: bool = True) -> dict[str, Any]:
+        """The call as an event's body holds it.
+
+        Args:
+            with_messages: an error's message may quote what went in or came out.
+        """
         record: dict[str, Any] = {
             "kind": self.kind,
             "name": self.name,
@@ -47,6 +55,8 @@ class Call:
         for name in ("model", "usage", "cost_usd", "cached", "error"):
             if (value := getattr(self, name)) is not None:
                 record[name] = value
+        if self.error is not None and not with_messages:
+            record["error"] = {"type": self.error["type"], "message": NOT_CAPTURED}
         return record
 
 
@@ -63,6 +73,7 @@ class Capture(BaseCallback):
         self.counts: Counter[str] = Counter()
         self.lms: list[Any] = []
         self._open: dict[str, int] = {}
+        self._lock = Lock()  # dspy.Parallel calls the hooks from several threads
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the execution began."""
@@ -71,25 +82,39 @@ class Capture(BaseCallback):
     def usage(self) -> dict[str, int | float]:
         """Tokens summed over the LM calls that were billed."""
         total: Counter[str] = Counter()
-        for call in self.calls:
+        for call in self._billed():
             for name, count in (call.usage or {}).items():
                 total[name] += count
         return dict(total)
 
     def cost_usd(self) -> float | None:
         """US dollars of all billed LM calls; None when no price was known."""
-        costs = [call.cost_usd for call in self.calls if call.cost_usd is not None]
+        costs = [call.cost_usd for call in self._billed() if call.cost_usd is not None]
         return sum(costs) if costs else None
+
+    def _billed(self) -> list[Call]:
+        """LM calls with usage, without those that only pass on what an LM below them used."""
+        wrappers: set[int] = set()
+        billed = [index for index, call in enumerate(self.calls) if call.usage]
+        for index in billed:
+            above = self.calls[index].parent
+            while above is not None:
+                wrappers.add(above)
+                above = self.calls[above].parent
+        return [self.calls[index] for index in billed if index not in wrappers]
 
     # --- DSPy's hooks ---
 
     def _start(self, kind: str, call_id: str, instance: Any, name: str | None = None) -> None:
-        self.counts[kind] += 1
-        if len(self.calls) >= _MOST_CALLS:
-            return
-        parent = self._open.get(ACTIVE_CALL_ID.get() or "")
-        self._open[call_id] = len(self.calls)
-        self.calls.append(Call(kind, name or type(instance).__name__, parent, self.elapsed_ms(), instance))
+        with self._lock:
+            self.counts[kind] += 1
+            if len(self.calls) >= _MOST_CALLS:
+                return
+            parent = self._open.get(ACTIVE_CALL_ID.get() or "")
+            self._open[call_id] = len(self.calls)
+            self.calls.append(
+                Call(kind, name or type(instance).__name__, parent, self.elapsed_ms(), instance)
+            )
 
     def _end(self, call_id: str, exception: BaseException | None) -> Call | None:
         index = self._open.pop(call_id, None)
@@ -147,6 +172,8 @@ class Capture(BaseCallback):
             return
         usage = entry.get("usage") or {}
         call.usage = {ours: usage[theirs] for theirs, ours in _TOKENS.items() if usage.get(theirs)}
+        if usage and not call.usage:
+            return  # zeros, as DSPy gives them for some streams: not known
         call.cached = not usage
         if usage and entry.get("cost") is not None:  # a cache hit repeats the cost of the first call
             call.cost_usd = float(entry["cost"])

@@ -11,7 +11,7 @@ from dspy.dsp.utils.settings import settings as dspy_settings
 
 from dspy_ledger.errors import InvalidFields
 from dspy_ledger.identity import Interface
-from dspy_ledger.producer.capture import Capture
+from dspy_ledger.producer.capture import NOT_CAPTURED, Capture
 from dspy_ledger.producer.serialise import plain
 from dspy_ledger.timestamps import utc_now
 
@@ -24,6 +24,7 @@ class ExecutionInfo:
 
     ``latency_ms`` is milliseconds, ``cost_usd`` US dollars (None when no price is known), ``usage`` token
     counts, ``models`` what answered (model ids where they are ours), ``prediction`` the raw Prediction.
+    ``provisional``: Redis could not be asked yet, ``program_version`` may still become another.
     """
 
     execution_id: str
@@ -41,6 +42,7 @@ class ExecutionInfo:
     cost_usd: float | None
     trace_id: str | None
     prediction: Any = field(repr=False)
+    provisional: bool = False
 
 
 @dataclass(slots=True)
@@ -89,14 +91,16 @@ async def run(
     """Call a program on a model; the exception, if any, is in the result, not raised.
 
     The LM is set for this call only (``dspy.context``), so that concurrent calls may use others. A module
-    with ``aforward`` is awaited, another runs in DSPy's worker threads.
+    whose ``aforward`` belongs to its ``forward`` is awaited, another runs in DSPy's worker threads.
     """
     capture = Capture()
     this = Run(capture, utc_now())
     try:
-        with dspy.context(lm=lm, callbacks=[*(dspy_settings.callbacks or ()), capture]):
+        # Of an execution within an execution, each records its own calls only.
+        others = [other for other in dspy_settings.callbacks or () if not isinstance(other, Capture)]
+        with dspy.context(lm=lm, callbacks=[*others, capture]):
             this.adapter = type(dspy_settings.adapter or dspy.ChatAdapter()).__name__
-            if hasattr(program, "aforward"):
+            if _is_async(program):
                 this.prediction = await program.acall(**inputs)
             else:
                 this.prediction = await dspy.asyncify(program)(**inputs)
@@ -108,19 +112,38 @@ async def run(
     return this
 
 
+def _is_async(program: Any) -> bool:
+    """Whether ``aforward`` does what ``forward`` does: it is defined in the same class, or in a nearer one.
+
+    A subclass that overrides ``forward`` alone must not run its parent's ``aforward``.
+    """
+    if "forward" in vars(program):
+        return False
+    for cls in type(program).__mro__:
+        if "aforward" in vars(cls):
+            return True
+        if "forward" in vars(cls):
+            return False
+    return False
+
+
 def execution_data(
     info: ExecutionInfo,
     this: Run,
     metadata: Mapping[str, Any] | None,
     *,
-    undecided: bool,
+    with_messages: bool,
     dspy_version: str,
 ) -> dict[str, Any]:
-    """The fields of ExecutionCompleted; no version while it is ``undecided``."""
+    """The fields of ExecutionCompleted; no version while it is provisional.
+
+    Args:
+        with_messages: an error's message may quote what went in or came out.
+    """
     return {
         "execution_id": info.execution_id,
         "program_id": info.program_id,
-        "program_version": None if undecided else info.program_version,
+        "program_version": None if info.provisional else info.program_version,
         "content_hash": info.content_hash,
         "program_name": info.program_name,
         "model_id": info.model_id,
@@ -128,7 +151,7 @@ def execution_data(
         "models": info.models,
         "model_pinned": info.model_pinned,
         "status": "ok" if this.error is None else "error",
-        "error": None if this.error is None else _described(this.error),
+        "error": None if this.error is None else _described(this.error, with_message=with_messages),
         "started_at": info.timestamp,
         "latency_ms": round(info.latency_ms, 3),
         "usage": info.usage,
@@ -146,13 +169,14 @@ def execution_body(this: Run, inputs: Mapping[str, Any] | None, *, with_outputs:
     body: dict[str, Any] = {} if inputs is None else {"inputs": dict(inputs)}
     if with_outputs:
         body["outputs"] = None if this.prediction is None else _fields(this.prediction)
-    body["calls"] = [call.as_dict() for call in this.capture.calls]
+    with_messages = inputs is not None and with_outputs
+    body["calls"] = [call.as_dict(with_messages=with_messages) for call in this.capture.calls]
     return body
 
 
-def _described(error: BaseException) -> dict[str, str]:
+def _described(error: BaseException, *, with_message: bool) -> dict[str, str]:
     try:
-        message = str(error)
+        message = str(error) if with_message else NOT_CAPTURED
     except Exception as hostile:  # noqa: BLE001  the exception is the host's
         message = f"(its text raises {type(hostile).__name__})"
     kept: dict[str, str] = plain({"type": type(error).__name__, "message": message[:10_000]})
@@ -160,5 +184,8 @@ def _described(error: BaseException) -> dict[str, str]:
 
 
 def _fields(prediction: Any) -> Any:
-    items = getattr(type(prediction), "toDict", None)
-    return items(prediction) if callable(items) else prediction
+    """What a program returned, one level taken apart: each field is serialised with care of its own."""
+    try:
+        return dict(prediction.items()) if isinstance(prediction, dspy.Example) else prediction
+    except Exception:  # noqa: BLE001  the host's own class: described as a whole
+        return prediction

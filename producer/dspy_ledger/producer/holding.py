@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -17,6 +17,8 @@ from dspy_ledger.versions import Version
 
 __all__ = ["HeldProgram", "HeldPrograms"]
 
+_log = logging.getLogger("dspy_ledger.producer")
+
 _MOST_REMEMBERED = 1000  # programs whose content is remembered between registrations
 _LOAD = 5.0  # seconds that loading a program may wait for Redis: it is asked for, not in passing
 
@@ -28,6 +30,12 @@ class HeldProgram:
     program: Any
     canonical: Canonical
     process_output: Callable[[Any], Any] | None
+    token: Any  # of the program when ``canonical`` was made
+
+    @classmethod
+    def of(cls, canonical: Canonical, process_output: Callable[[Any], Any] | None) -> HeldProgram:
+        """A content as it is now."""
+        return cls(canonical.program, canonical, process_output, fingerprint(canonical.program))
 
 
 class HeldPrograms:
@@ -39,6 +47,7 @@ class HeldPrograms:
         self._held: dict[tuple[str, str], HeldProgram] = {}
         self._latest: dict[str, str] = {}  # program id → content of the release registered or loaded last
         self._canonicals: dict[int, tuple[Any, Any, Canonical]] = {}  # of what was passed in, by its id()
+        self._warned: set[str] = set()
         self._lock = Lock()
 
     def canonical(self, program_class: Any) -> Canonical:
@@ -62,9 +71,7 @@ class HeldPrograms:
     ) -> None:
         """Keep a content that was registered or loaded; if it is a release, ``latest`` means it now."""
         with self._lock:
-            self._held[program_id, canonical.content_hash] = HeldProgram(
-                canonical.program, canonical, process_output
-            )
+            self._held[program_id, canonical.content_hash] = HeldProgram.of(canonical, process_output)
             if not Version.parse(metadata.version).is_prerelease:
                 self._latest[program_id] = canonical.content_hash
 
@@ -94,22 +101,45 @@ class HeldPrograms:
             return known
         return self._registry.find(program_id, version)
 
+    def at_hand(self, program_id: str, version: str) -> tuple[ProgramMetadata, HeldProgram] | None:
+        """A version and the code for it, if both are in memory."""
+        content = self._latest.get(program_id) if version == "latest" else None
+        if content is not None:
+            metadata = self._registry.of_content(program_id, content)
+        elif version != "latest":
+            metadata = self._registry.known(program_id, version)
+        else:
+            return None  # the registry may know a higher release
+        held = self._held.get((program_id, metadata.content_hash)) if metadata else None
+        return None if metadata is None or held is None else (self._as_it_is(metadata, held), held)
+
     def runnable(self, program_id: str, version: str) -> tuple[ProgramMetadata, HeldProgram]:
-        """A version and the code this process runs for it."""
+        """A version and the code this process runs for it; asks Redis where memory lacks something.
+
+        Raises:
+            UnknownProgram, UnknownVersion: the message lists what is known.
+            VersionNotRunnable: this process has no code for it.
+            LedgerUnavailable: it would have to be loaded, and Redis can't be asked.
+        """
         metadata = self.resolve(program_id, version)
-        held = self._held.get((program_id, metadata.content_hash))
-        if held is None:
-            held = self._load_into_held(metadata)
+        held = self._held.get((program_id, metadata.content_hash)) or self._load_into_held(metadata)
+        return self._as_it_is(metadata, held), held
+
+    def _as_it_is(self, metadata: ProgramMetadata, held: HeldProgram) -> ProgramMetadata:
+        """The version, or none when the host changed the instance since: what runs is what is recorded."""
+        if held.token == fingerprint(held.program):
+            return metadata
         content = self.canonical(held.program).content_hash
-        if content != metadata.content_hash:
-            # The host changed the instance after registering it. What ran is what is recorded.
-            warnings.warn(
-                f"{program_id!r} was changed after it was registered; register it again to give it a version",
-                stacklevel=3,
+        if content == metadata.content_hash:
+            return metadata
+        if content not in self._warned:
+            self._warned.add(content)
+            _log.warning(
+                "program %r was changed after it was registered; register it again to give it a version",
+                metadata.id,
             )
-            known = self._registry.of_content(program_id, content)
-            metadata = known or replace(metadata, content_hash=content, version="", provisional=True)
-        return metadata, held
+        known = self._registry.of_content(metadata.id, content)
+        return known or replace(metadata, content_hash=content, version="", provisional=True)
 
     def _load_into_held(self, metadata: ProgramMetadata) -> HeldProgram:
         """Code for a version that this process did not register: another version's, if it fits."""
@@ -119,15 +149,16 @@ class HeldPrograms:
                 f"this process holds no code of {metadata.id!r}; register the program here, or pass its"
                 f" class to load_program({metadata.id!r}, {metadata.version!r}, into=…)"
             )
+        state = self._state(metadata)
         reasons = []
         for held in reversed(ours):
             try:
-                program = self.load(metadata, held.program)
+                program = self._load(state, metadata, held.program)
             except VersionNotRunnable as error:
                 reasons.append(str(error))
             else:
                 canonical = canonicalize(program)
-                loaded = HeldProgram(program, canonical, canonical.process_output or held.process_output)
+                loaded = HeldProgram.of(canonical, canonical.process_output or held.process_output)
                 with self._lock:
                     self._held[metadata.id, metadata.content_hash] = loaded
                 return loaded
@@ -140,11 +171,17 @@ class HeldPrograms:
             VersionNotRunnable: the code differs, or there is no state; the message says what.
             LedgerUnavailable: Redis can't be asked.
         """
+        return self._load(self._state(metadata), metadata, into)
+
+    def _state(self, metadata: ProgramMetadata) -> Any:
         state = self._registry.state(metadata.id, metadata.content_hash, timeout=_LOAD)
         if state is None:
             raise VersionNotRunnable(
                 f"{metadata.id} {metadata.version} was recorded without its state (CAPTURE_DEMOS was off)"
             )
+        return state
+
+    def _load(self, state: Any, metadata: ProgramMetadata, into: Any) -> Any:
         return load_checked(state, metadata.content_hash, into, lms=self._models.by_model_name())
 
 

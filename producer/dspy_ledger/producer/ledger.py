@@ -10,14 +10,16 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Literal, Self
 
+import redis
 import uuid_utils
 
 from dspy_ledger import wire
 from dspy_ledger.errors import InvalidInput, LedgerUnavailable
 from dspy_ledger.producer.outbox import Outbox
-from dspy_ledger.producer.proposals import Proposal, Settled, settle
+from dspy_ledger.producer.proposals import Proposal, Settled, as_proposed, is_passing, settle
 from dspy_ledger.producer.sender import Ask, Sender
 from dspy_ledger.producer.serialise import json_bytes, plain
 from dspy_ledger.producer.wal import Record, WalFolder
@@ -27,6 +29,8 @@ from dspy_ledger.timestamps import utc_now
 __all__ = ["Ledger", "LedgerStats"]
 
 _log = logging.getLogger("dspy_ledger.producer")
+
+_LOCK = 2.0  # seconds: longer than any other thread takes to append
 
 _open_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
@@ -65,7 +69,7 @@ class Ledger:
             for name in ("environment", "service", "release")
             if (value := getattr(settings, name)) is not None
         }
-        self._on_settled: list[Callable[[Settled], None]] = []
+        self._on_settled: list[weakref.WeakMethod[Callable[[Settled], None]]] = []
         self._waiting: dict[str, Settled | None] = {}  # registrations somebody waits for, by event id
         self._open()
         _open_ledgers.add(self)
@@ -86,25 +90,31 @@ class Ledger:
         return cls(settings)
 
     def _open(self) -> None:
-        self._instance = f"{os.getpid()}-{uuid_utils.uuid4().hex[:12]}"
         self._lock = threading.Lock()
         self._sequence = 0
         self._dropped = 0
         self._dropped_warned = False
         self._closed = False
-        self.source = f"/producers/{socket.gethostname()}/{self._instance}"
-        folder = WalFolder(self.settings.wal_dir, self.settings.redis_url, self.settings.stream_prefix)
+        try:
+            folder = WalFolder(self.settings.wal_dir, self.settings.redis_url, self.settings.stream_prefix)
+        except ValueError as error:
+            raise InvalidInput(f"DSPY_LEDGER_REDIS_URL can't be used: {error}") from None
         self._folder: WalFolder | None = folder
         self._wal_lock: int | None = None
+        self._instance = _new_instance()
         try:
             folder.make()
-            self._wal_lock = folder.lock(self._instance)
+            # A sibling that looks for dead processes may hold the new file's lock for a moment: another name.
+            while (lock := folder.lock(self._instance)) is None:
+                self._instance = _new_instance()
+            self._wal_lock = lock
         except OSError as error:
             self._folder = None
             _log.warning(
                 "can't use the write-ahead folder %s (%s): events are kept in memory only", folder.path, error
             )
         instance = self._instance
+        self.source = f"/producers/{socket.gethostname()}/{instance}"
         self._outbox = Outbox(
             self.source, None if self._folder is None else lambda n: folder.segment(instance, n)
         )
@@ -152,21 +162,27 @@ class Ledger:
 
             self._append(event, body_bytes, proposal=False)
         except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
-            self._drop(error)
+            self.drop(error)
         return event_id
 
     def _append(self, event: Callable[[int], bytes], body: bytes | None, *, proposal: bool) -> Record:
-        with self._lock:
+        # Bounded: a signal handler may record while the thread it interrupted holds the lock.
+        if not self._lock.acquire(timeout=_LOCK):
+            raise RuntimeError("the thread that records was interrupted by a signal handler that records")
+        try:
             if self._closed:
                 raise RuntimeError("the ledger is closed")
             sequence = self._sequence + 1
             record = Record(sequence, event(sequence), body, proposal)
-            self._sequence = sequence  # only an event that could be encoded takes a number
             self._outbox.append(record)
+            self._sequence = sequence  # a number is taken once its event is kept: no hole is left
+        finally:
+            self._lock.release()
         self._sender.wake()
         return record
 
-    def _drop(self, error: Exception) -> None:
+    def drop(self, error: Exception) -> None:
+        """Count an event that could not be recorded, and say so once."""
         self._dropped += 1
         if not self._dropped_warned:
             self._dropped_warned = True
@@ -192,28 +208,48 @@ class Ledger:
             )
 
             def decide_now(client: Any) -> None:
-                if waiting.get(proposal.event_id) is None:  # else its turn came first
-                    self._outbox.decided(self._registrar(client, record))
+                if waiting.get(proposal.event_id) is not None:
+                    return  # its turn came first
+                if (final := self._registrar(client, record)) is not None:
+                    self._outbox.decided(final)
                     self._sender.decided(record.sequence)
 
             self._sender.ask(decide_now, timeout=timeout)
-        except LedgerUnavailable as error:  # provisional: the write-ahead file has it
+        except (LedgerUnavailable, redis.RedisError) as error:  # provisional: the write-ahead file has it
             _log.debug("a registration stays provisional for now: %s", error)
         except Exception as error:  # noqa: BLE001  the host comes first
-            self._drop(error)
+            self.drop(error)
         return waiting.pop(proposal.event_id, None)
 
     def on_settled(self, hear: Callable[[Settled], None]) -> None:
-        """Have a function called, in the sender's thread, whenever a version was decided."""
-        self._on_settled.append(hear)
+        """Have a method called, in the sender's thread, whenever a version was decided.
 
-    def _registrar(self, client: Any, record: Record) -> Record:
-        settled = settle(client, self.keys, Proposal.from_bytes(record.event, record.body))
+        Its object is not kept alive for it.
+        """
+        self._on_settled.append(weakref.WeakMethod(hear))
+
+    def _registrar(self, client: Any, record: Record) -> Record | None:
+        try:
+            proposal = Proposal.from_bytes(record.event, record.body)
+        except (ValueError, KeyError, TypeError) as error:
+            _log.error("a registration in a write-ahead file can't be read, it is left out: %s", error)
+            return None
+        try:
+            settled = settle(client, self.keys, proposal)
+        except Exception as error:
+            if is_passing(error):
+                raise
+            # Whatever stands in the registry, nothing else must wait for it: the fold settles labels.
+            _log.error(
+                "the registry can't decide for %s, sending it as proposed: %s", proposal.program_id, error
+            )
+            settled = as_proposed(client, self.keys, proposal)
         event_id = settled.proposal.event_id
         if event_id in self._waiting:
             self._waiting[event_id] = settled
-        for hear in self._on_settled:
-            hear(settled)
+        for reference in self._on_settled:
+            if (hear := reference()) is not None:
+                hear(settled)
         return Record(record.sequence, settled.event, record.body, proposal=False)
 
     def ask(self, question: Ask, *, timeout: float) -> Any:
@@ -263,13 +299,13 @@ class Ledger:
 
     def close(self, timeout: float = 2.0) -> None:
         """Send what can be sent within ``timeout`` seconds; the rest stays for the next start here."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+        deadline = monotonic() + timeout
+        if self._closed:
+            return
+        self._closed = True
         if self._sender.state != "open":
-            self.flush(timeout)
-        self._sender.stop(min(timeout, 1.0))
+            self.flush(max(0.0, timeout - 0.5))
+        self._sender.stop(max(0.1, deadline - monotonic()))
         stored = self._outbox.close()
         if self._folder is not None and self._wal_lock is not None:
             self._folder.unlock(self._instance, self._wal_lock, remove=stored)
@@ -287,7 +323,12 @@ class Ledger:
         if self._wal_lock is not None:
             os.close(self._wal_lock)  # closing leaves the parent's lock; unlocking would not
         self._outbox.abandon()
+        self._sender.abandon()
         self._open()
+
+
+def _new_instance() -> str:
+    return f"{os.getpid()}-{uuid_utils.uuid4().hex[:12]}"
 
 
 def _close_all() -> None:

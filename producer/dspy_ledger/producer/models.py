@@ -114,12 +114,21 @@ class ModelManager:
         described = reversed(self._descriptions.values())
         return {description.model_name: self.get_lm(description.model_id) for description in described}
 
-    def id_of(self, lm: Any) -> str:
-        """The model id of an LM of ours, else the LM's own model name."""
+    def id_of(self, lm: Any, asked: str | None = None) -> str:
+        """The model id of an LM of ours or a copy of one, else the LM's own model name.
+
+        Args:
+            asked: the id that was asked for, when several of ours have one name.
+        """
         for model_id, ours in list(self._lms.items()):
             if ours is lm:
                 return model_id
-        return str(getattr(lm, "model", type(lm).__name__))
+        # DSPy's wrappers copy LMs: what has the name of exactly one of ours is ours.
+        name = str(getattr(lm, "model", type(lm).__name__))
+        same = [one.model_id for one in self._descriptions.values() if one.model_name == name]
+        if asked in same:
+            return str(asked)
+        return same[0] if len(same) == 1 else name
 
     def list_models(self) -> list[ModelDescription]:
         """All models, in the order they were given."""

@@ -5,17 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from errno import ENOSPC
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
 import orjson
+import uuid_utils
 
+from dspy_ledger import wire
 from dspy_ledger.producer.wal import FileSegment, MemorySegment, Record, Segment, format_line, parse_line
+from dspy_ledger.sequences import SequenceSet
+from dspy_ledger.timestamps import utc_now
 
 __all__ = ["Outbox"]
 
 SomeSegment = TypeVar("SomeSegment", bound=Segment)
+
+_MEMORY_SEGMENT = 1 << 20  # bytes: what is stored is freed in pieces of this size
+_BATCH_BYTES = 4 << 20  # of one read, give or take a chunk
 
 _log = logging.getLogger("dspy_ledger.producer")
 
@@ -53,6 +61,7 @@ class Outbox:
         self._offset = 0
         self._final: dict[int, Record] = {}  # decided registrations whose proposal was read or may be
         self._lock = threading.Lock()
+        self._proposed: set[int] = set()
         self._retry_at = 0.0
         self._warned = False
 
@@ -60,6 +69,7 @@ class Outbox:
     def adopted(cls, paths: list[Path]) -> Outbox:
         """What a process that is gone left behind."""
         outbox = cls("", None)
+        seen = SequenceSet()
         for path in paths:
             segment = FileSegment(path)
             outbox._segments.append(segment)
@@ -69,22 +79,46 @@ class Outbox:
                 if not lines:
                     break
                 offset = behind
-                outbox._learn(segment, lines)
+                outbox._learn(segment, lines, seen)
             segment.truncate(offset)  # a torn last line was never recorded
+        outbox._report_damage(seen)
         return outbox
 
-    def _learn(self, segment: Segment, lines: list[bytes]) -> None:
+    def _learn(self, segment: Segment, lines: list[bytes], seen: SequenceSet) -> None:
         for line in lines:
             record = parse_line(line)
-            if record is None:
+            source = "" if record is None else _source_of(record)
+            if record is None or not source:
                 _log.warning("skipping a damaged line in a write-ahead file")
                 continue
-            if not self.source:
-                self.source = orjson.loads(record.event)["source"]
-            if not record.proposal and record.sequence <= self.last:
-                self._final[record.sequence] = record  # it supersedes the proposal before it
+            self.source = source
+            if record.proposal:
+                self._proposed.add(record.sequence)
+            elif record.sequence in self._proposed:
+                self._final[record.sequence] = record
+            seen.add(record.sequence)
             segment.last = max(segment.last, record.sequence)
             self.last = max(self.last, record.sequence)
+
+    def _report_damage(self, seen: SequenceSet) -> None:
+        """Say in the dead producer's name which of its numbers will never come, so that none is awaited.
+
+        What lies before the first line was stored: only then its segment was removed.
+        """
+        lost = [gap for gap in seen.missing(self.last) if gap[0] >= seen.ranges[0][0]] if self.last else []
+        if not lost:
+            return
+        sequence = self.last + 1
+        report = {"first": 1, "last": self.last, "dropped": lost, "reason": "start"}
+        event = wire.encode(
+            "ProducerReported",
+            report,
+            event_id=str(uuid_utils.uuid7()),
+            source=self.source,
+            sequence=sequence,
+            time=utc_now(),
+        )
+        self.append(Record(sequence, event, None, proposal=False))
 
     @property
     def wal_bytes(self) -> int:
@@ -110,14 +144,21 @@ class Outbox:
                     current.append(line, record.sequence)
                 except OSError as error:
                     self._warn(error)
-                    self._add(MemorySegment(self._memory_bytes)).append(line, record.sequence)
+                    self._append_to_memory(line, record.sequence)
             elif (segment := self._new_file(line, record.sequence)) is not None:
                 self._add(segment)
             else:
-                if not isinstance(current, MemorySegment):
-                    current = self._add(MemorySegment(self._memory_bytes))
-                current.append(line, record.sequence)
+                self._append_to_memory(line, record.sequence)
             self.last = max(self.last, record.sequence)
+
+    def _append_to_memory(self, line: bytes, sequence: int) -> None:
+        used = sum(segment.size for segment in self._segments if isinstance(segment, MemorySegment))
+        if used + len(line) > self._memory_bytes:
+            raise OSError(ENOSPC, "the write-ahead file can't be written and the memory for it is full")
+        current = self._segments[-1] if self._segments else None
+        if not isinstance(current, MemorySegment) or current.size >= _MEMORY_SEGMENT:
+            current = self._add(MemorySegment())
+        current.append(line, sequence)
 
     def _new_file(self, line: bytes, sequence: int) -> FileSegment | None:
         """A new file that holds the line; None while no file can be written (tried once a second)."""
@@ -153,7 +194,8 @@ class Outbox:
     def read(self, most: int) -> list[Record]:
         """The next records to send, at most ``most`` or so, skipping what is stored or superseded."""
         records: list[Record] = []
-        while len(records) < most:
+        read = 0
+        while len(records) < most and read < _BATCH_BYTES:
             with self._lock:
                 if self._at >= len(self._segments):
                     break
@@ -164,6 +206,7 @@ class Outbox:
                     break
                 self._at, self._offset = self._at + 1, 0
                 continue
+            read += sum(map(len, lines))
             records += self._to_send(lines)
         return records
 
@@ -216,7 +259,9 @@ class Outbox:
 
     def close(self) -> bool:
         """Let go of the files; when everything is stored nothing is left. True when so."""
-        with self._lock:
+        # Bounded: a signal handler may close while the thread it interrupted holds the lock.
+        locked = self._lock.acquire(timeout=1)
+        try:
             done = self.done
             for segment in self._segments:
                 if done:
@@ -225,3 +270,14 @@ class Outbox:
                     segment.close()
             self._segments.clear()
             return done
+        finally:
+            if locked:
+                self._lock.release()
+
+
+def _source_of(record: Record) -> str:
+    try:
+        source = orjson.loads(record.event)["source"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""
+    return source if isinstance(source, str) else ""

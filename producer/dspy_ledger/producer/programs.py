@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from dspy_ledger.versions import Version
 __all__ = ["EvaluationMetadata", "ProgramManager"]
 
 _LONGEST_ID = 512  # characters, as the event allows
+_MOST_ANSWERS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class ProgramManager:
         self.ledger = ledger
         self.registry = ProgramRegistry(ledger)
         self._held = HeldPrograms(self.registry, model_manager)
-        self._answers: dict[tuple[Any, ...], str] = {}  # what was registered here → its content hash
+        self._answers: dict[tuple[Any, ...], None] = {}  # what was registered here, and how
         self._lock = Lock()
         self._dspy_version = distribution_version("dspy")
 
@@ -134,6 +136,10 @@ class ProgramManager:
             raise InvalidInput(f"score is a number, not {score!r}")
         parent = self._held.resolve(parent_id, parent_version or "latest")
         canonical = self._held.canonical(program_class)
+        again = parent_version is None and canonical.content_hash == parent.content_hash
+        if again and parent.parent_id == parent.id and parent.parent_version is not None:
+            # The latest is this very variant by now, and keeps the parent it has.
+            parent = self._held.resolve(parent.id, parent.parent_version)
         parent_held = self._held.get(parent.id, parent.content_hash)
         process_output = canonical.process_output or (parent_held.process_output if parent_held else None)
         return self._register(
@@ -170,19 +176,24 @@ class ProgramManager:
         program_id = program_id or id_of(name)
         _text("description", description)
         for label in (requested, base_version):
-            if label is not None:
-                Version.parse(label)
+            if label is not None and Version.parse(label) and len(label) > _LONGEST_ID:
+                raise InvalidInput(f"a version has at most {_LONGEST_ID} characters, not {len(label)}")
         tag_list = _tags(tags)
-        lineage = (parent.id, parent.version, optimizer["name"]) if parent and optimizer else None
-        asked = (program_id, canonical.content_hash, name, description, tuple(tag_list), requested, lineage)
+        what = (program_id, canonical.content_hash, name, description, *tag_list)
+        how = (requested, base_version, parent.content_hash if parent else None, json_bytes(optimizer))
         known = self.registry.of_content(program_id, canonical.content_hash)
-        if known is None or asked not in self._answers:
-            known = self._offer(
+        warning = None
+        if known is None or (what, how) not in self._answers:
+            known, warning = self._offer(
                 canonical, program_id, name, description, tag_list, requested, base_version, parent, optimizer
             )
         with self._lock:
-            self._answers[asked] = canonical.content_hash
+            while len(self._answers) >= _MOST_ANSWERS:
+                del self._answers[next(iter(self._answers))]
+            self._answers[what, how] = None
         self._held.hold(program_id, canonical, process_output, known)
+        if warning:
+            warnings.warn(warning, stacklevel=3)
         return known
 
     def _offer(
@@ -196,8 +207,8 @@ class ProgramManager:
         base_version: str | None,
         parent: ProgramMetadata | None,
         optimizer: dict[str, Any] | None,
-    ) -> ProgramMetadata:
-        """Send a registration; what became of it."""
+    ) -> tuple[ProgramMetadata, str | None]:
+        """Send a registration; what became of it, and a warning."""
         data = {
             **canonical.description(),
             "program_id": program_id,
@@ -210,11 +221,14 @@ class ProgramManager:
             "dspy_version": self._dspy_version,
         }
         state = json_bytes(canonical.state) if self.ledger.settings.capture_demos else None
-        proposal = Proposal.make(plain(data), state, requested=requested, base_version=base_version)
-        metadata, warning = self.registry.register(proposal)
-        if warning:
-            warnings.warn(warning, stacklevel=4)
-        return metadata
+        proposal = Proposal.make(
+            plain(data),
+            state,
+            requested=requested,
+            base_version=base_version,
+            parent_content=parent.content_hash if parent else None,
+        )
+        return self.registry.register(proposal)
 
     # --- running ---
 
@@ -247,11 +261,15 @@ class ProgramManager:
         """
         model = self.model_manager.describe(model_id)
         lm = self.model_manager.get_lm(model_id)
-        version, held = self._held.runnable(program_id, program_version)
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidInput(f"metadata is a mapping, not {type(metadata).__name__}")
+        chosen = self._held.at_hand(program_id, program_version)
+        if chosen is None:  # Redis has to be asked, which the event loop must not wait for
+            chosen = await asyncio.to_thread(self._held.runnable, program_id, program_version)
+        version, held = chosen
         check_inputs(program_id, held.canonical.interface, input_data, takes_more=held.canonical.takes_more)
         execution_id = str(uuid_utils.uuid7())
         this = await run(held.program, lm, input_data, held.process_output)
-        pinned = any(getattr(p, "lm", None) is not None for _, p in held.program.named_parameters())
         version = self.registry.of_content(program_id, version.content_hash) or version
         info = ExecutionInfo(
             execution_id=execution_id,
@@ -261,18 +279,23 @@ class ProgramManager:
             content_hash=version.content_hash,
             model_id=model_id,
             model_info=model.info(),
-            models=[self.model_manager.id_of(used) for used in this.capture.lms],
-            model_pinned=pinned,
+            models=list(dict.fromkeys(self.model_manager.id_of(used, model_id) for used in this.capture.lms)),
+            model_pinned=any(p.get("lm") is not None for p in held.canonical.form["parameters"]),
             timestamp=this.started_at,
             latency_ms=this.latency_ms,
             usage=this.capture.usage(),
             cost_usd=this.capture.cost_usd(),
             trace_id=None if trace_id is None else str(trace_id),
             prediction=this.prediction,
+            provisional=version.provisional,
         )
-        self._record(info, this, input_data, metadata, undecided=version.provisional)
+        try:
+            self._record(info, this, input_data, metadata)
+            if this.error is not None:
+                this.error.add_note(f"execution_id={execution_id}")
+        except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
+            self.ledger.drop(error)
         if this.error is not None:
-            this.error.add_note(f"execution_id={execution_id}")
             raise this.error
         return this.value, info
 
@@ -282,11 +305,12 @@ class ProgramManager:
         this: Run,
         inputs: Mapping[str, Any],
         metadata: Mapping[str, Any] | None,
-        *,
-        undecided: bool,
     ) -> None:
         settings = self.ledger.settings
-        data = execution_data(info, this, metadata, undecided=undecided, dspy_version=self._dspy_version)
+        with_messages = settings.capture_inputs and settings.capture_outputs
+        data = execution_data(
+            info, this, metadata, with_messages=with_messages, dspy_version=self._dspy_version
+        )
         body = execution_body(
             this, inputs if settings.capture_inputs else None, with_outputs=settings.capture_outputs
         )

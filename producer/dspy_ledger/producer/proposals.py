@@ -17,7 +17,7 @@ from dspy_ledger.registry_format import decode_known, encode_content, encode_kno
 from dspy_ledger.timestamps import utc_now
 from dspy_ledger.versions import Decision, Known, decide_version
 
-__all__ = ["Proposal", "Settled", "entry_fields", "settle"]
+__all__ = ["Proposal", "Settled", "as_proposed", "entry_fields", "is_passing", "settle"]
 
 _ATTEMPTS = 100  # each failed one means that another replica's registration went through
 
@@ -27,7 +27,8 @@ class Proposal:
     """A registration whose version is not decided.
 
     ``data`` is ProgramRegistered with the proposed version; ``requested`` and ``base_version`` are what
-    the caller asked for and decide what it becomes; ``body`` is the state as JSON.
+    the caller asked for and decide what it becomes; ``parent_content`` is the parent's content hash, whose
+    version may not be decided either; ``body`` is the state as JSON.
     """
 
     event_id: str
@@ -36,13 +37,20 @@ class Proposal:
     body: bytes | None
     requested: str | None
     base_version: str | None
+    parent_content: str | None = None
     source: str = ""
     sequence: int = 0
     context: Mapping[str, str] | None = None
 
     @classmethod
     def make(
-        cls, data: dict[str, Any], body: bytes | None, *, requested: str | None, base_version: str | None
+        cls,
+        data: dict[str, Any],
+        body: bytes | None,
+        *,
+        requested: str | None,
+        base_version: str | None,
+        parent_content: str | None,
     ) -> Proposal:
         """A new registration, now."""
         now = utc_now()
@@ -53,7 +61,22 @@ class Proposal:
             body,
             requested=requested,
             base_version=base_version,
+            parent_content=parent_content,
         )
+
+    @property
+    def program_id(self) -> str:
+        """The program that is registered."""
+        return str(self.data["program_id"])
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether it is an optimized variant, a version of the very program it came from."""
+        return self.data.get("optimizer") is not None and self.data.get("parent_id") == self.program_id
+
+    def with_parent(self, version: str) -> Proposal:
+        """The proposal with its parent's version as it is decided now."""
+        return replace(self, data={**self.data, "parent_version": version})
 
     def with_sequence(self, sequence: int, source: str, context: Mapping[str, str]) -> Proposal:
         """The proposal with its place in a producer's account."""
@@ -62,24 +85,19 @@ class Proposal:
     def decide(self, known: Mapping[str, Known]) -> Decision:
         """The version rule, on what is known of the program."""
         data = self.data
-        variant = data.get("optimizer") is not None and data.get("parent_id") == data["program_id"]
         return decide_version(
             known,
             data["content_hash"],
             data.get("interface"),
             requested=self.requested,
             base_version=self.base_version,
-            parent_version=data.get("parent_version") if variant else None,
+            parent_version=data.get("parent_version") if self.is_variant else None,
         )
 
     def event(self, decision: Decision) -> bytes:
         """The final event under the decided version."""
         data = {**self.data, "version": decision.version}
-        if (
-            decision.already_known
-            and data.get("optimizer")
-            and decision.version == data.get("parent_version")
-        ):
+        if decision.already_known and self.is_variant and decision.version == data.get("parent_version"):
             data["optimizer"] = {**data["optimizer"], "changed": False}
         return wire.encode(
             "ProgramRegistered",
@@ -104,6 +122,7 @@ class Proposal:
                 "context": dict(self.context or {}),
                 "requested": self.requested,
                 "base_version": self.base_version,
+                "parent_content": self.parent_content,
                 "data": self.data,
             }
         )
@@ -119,6 +138,7 @@ class Proposal:
             body=body,
             requested=kept["requested"],
             base_version=kept["base_version"],
+            parent_content=kept.get("parent_content"),
             source=kept["source"],
             sequence=kept["sequence"],
             context=kept["context"],
@@ -148,9 +168,9 @@ def settle(client: redis.Redis, keys: Keys, proposal: Proposal) -> Settled:
     Raises:
         RedisError: Redis could not be asked; nothing was decided, or it was and will be found known.
     """
-    data = proposal.data
-    program_id, content_hash = data["program_id"], data["content_hash"]
+    program_id, content_hash = proposal.program_id, proposal.data["content_hash"]
     key = keys.program(program_id)
+    proposal = _with_parent_decided(client, keys, proposal)
     with client.pipeline() as pipeline:
         for _ in range(_ATTEMPTS):
             pipeline.watch(key)  # type: ignore[no-untyped-call]
@@ -160,12 +180,13 @@ def settle(client: redis.Redis, keys: Keys, proposal: Proposal) -> Settled:
             event = proposal.event(decision)
             pipeline.multi()
             if not decision.already_known:
-                pipeline.hset(key, content_hash, encode_known(decision.version, data.get("interface")))
+                interface = proposal.data.get("interface")
+                pipeline.hset(key, content_hash, encode_known(decision.version, interface))
             state = None if proposal.body is None else orjson.loads(proposal.body)
             pipeline.hsetnx(
                 keys.contents(program_id),
                 content_hash,
-                encode_content({**data, "version": decision.version}, state),
+                encode_content({**proposal.data, "version": decision.version}, state),
             )
             pipeline.sadd(keys.programs, program_id)
             pipeline.xadd(keys.events, entry_fields(event, proposal.body))
@@ -175,3 +196,27 @@ def settle(client: redis.Redis, keys: Keys, proposal: Proposal) -> Settled:
                 continue
             return Settled(proposal, decision, event)
     raise LedgerUnavailable(f"other replicas kept registering {program_id!r}; it is tried again")
+
+
+def as_proposed(client: redis.Redis, keys: Keys, proposal: Proposal) -> Settled:
+    """Send a registration under the version it proposed, past a registry that can't be used."""
+    decision = Decision(str(proposal.data["version"]), already_known=False, change="given")
+    event = proposal.event(decision)
+    client.xadd(keys.events, entry_fields(event, proposal.body))
+    return Settled(proposal, decision, event)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a failure to settle may go by itself: Redis away, busy, full or read-only, or a race lost."""
+    if isinstance(error, redis.ResponseError):
+        return not str(error).startswith("WRONGTYPE")
+    return isinstance(error, (redis.RedisError, OSError, LedgerUnavailable))
+
+
+def _with_parent_decided(client: redis.Redis, keys: Keys, proposal: Proposal) -> Proposal:
+    """The parent may have been provisional when the variant was proposed: its version is looked up now."""
+    if proposal.parent_content is None:
+        return proposal
+    key = keys.program(str(proposal.data["parent_id"]))
+    known: bytes | None = client.hget(key, proposal.parent_content)  # type: ignore[assignment]
+    return proposal if known is None else proposal.with_parent(decode_known(known).version)

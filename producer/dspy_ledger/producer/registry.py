@@ -106,15 +106,15 @@ class ProgramRegistry:
         data["version"] = local.version
         settled = self._ledger.register(proposal, timeout=_DECIDE)
         decision = local if settled is None else settled.decision
-        metadata = ProgramMetadata.of(
-            data, event_id=proposal.event_id, provisional=settled is None, version=decision.version
-        )
         with self._lock:
-            program = self._program(metadata.id)
-            current = program.metadata.get(metadata.content_hash)
-            if current is None or current.provisional or settled is not None:
-                self._keep(metadata)
-        return metadata, decision.warning
+            current = self._program(data["program_id"]).metadata.get(data["content_hash"])
+            undecided = settled is None and (current is None or current.provisional)
+            kept = self._keep(
+                ProgramMetadata.of(
+                    data, event_id=proposal.event_id, provisional=undecided, version=decision.version
+                )
+            )
+        return kept, decision.warning
 
     def _settled(self, settled: Settled) -> None:
         """A version was decided, now or long after it was provisional (called in the sender's thread)."""
@@ -124,10 +124,23 @@ class ProgramRegistry:
                 ProgramMetadata.of(data, event_id=settled.proposal.event_id, version=settled.decision.version)
             )
 
-    def _keep(self, metadata: ProgramMetadata) -> None:
+    def _keep(self, metadata: ProgramMetadata) -> ProgramMetadata:
+        """Of a content registered again, description and tags are the last's, all else the first's."""
         program = self._program(metadata.id)
+        first = program.metadata.get(metadata.content_hash)
+        if first is not None:
+            metadata = replace(
+                first,
+                event_id=metadata.event_id,
+                version=metadata.version,
+                provisional=metadata.provisional,
+                description=metadata.description,
+                tags=metadata.tags,
+                parent_version=metadata.parent_version if first.provisional else first.parent_version,
+            )
         program.metadata[metadata.content_hash] = metadata
         program.known[metadata.content_hash] = Known(metadata.version, metadata.interface)  # type: ignore[arg-type]
+        return metadata
 
     def _program(self, program_id: str) -> _Program:
         return self._programs.setdefault(program_id, _Program())
@@ -140,8 +153,12 @@ class ProgramRegistry:
             program = self._programs.get(program_id)
             return program.metadata.get(content_hash) if program else None
 
+    def known(self, program_id: str, version: str) -> ProgramMetadata | None:
+        """One version, from memory only; ``latest`` is the highest release."""
+        return self._find(program_id, version)
+
     def find(self, program_id: str, version: str = "latest") -> ProgramMetadata:
-        """One version; ``latest`` is the highest release (the newest of all while there is none).
+        """One version; ``latest`` is the highest release, never a pre-release.
 
         Raises:
             UnknownProgram: the message lists the known ids.
@@ -149,13 +166,14 @@ class ProgramRegistry:
         """
         found = self._find(program_id, version)
         if found is None or version == "latest":
-            self.look(program_id)
+            looked = self.look(program_id)
             found = self._find(program_id, version)
         if found is None:
+            hint = "" if looked else "; Redis can't be asked now, others may know it"
             versions = [m.version for m in self.versions(program_id)]
             if not versions:
-                raise UnknownProgram(program_id, self.program_ids())
-            raise UnknownVersion(program_id, version, versions)
+                raise UnknownProgram(program_id, self.program_ids(), hint)
+            raise UnknownVersion(program_id, version, versions, hint)
         return found
 
     def _find(self, program_id: str, version: str) -> ProgramMetadata | None:
@@ -165,7 +183,7 @@ class ProgramRegistry:
                 return None
             by_version = {m.version: m for m in program.metadata.values()}
             if version == "latest":
-                version = highest_release(by_version) or next(reversed(by_version))
+                version = highest_release(by_version) or ""
             return by_version.get(version)
 
     def versions(self, program_id: str) -> list[ProgramMetadata]:
@@ -199,22 +217,28 @@ class ProgramRegistry:
             rows += [_version_row(metadata, len(rows) + n) for n, metadata in enumerate(versions)]
         return program_tree(program_id, programs, rows)
 
-    def look(self, program_id: str | None = None) -> None:
+    def look(self, program_id: str | None = None) -> bool:
         """Learn what other processes registered, if Redis answers soon; otherwise the cache must do.
 
         Args:
             program_id: only this program, at once; None looks at all, at most every two seconds.
+
+        Returns:
+            Whether the cache is fresh.
         """
         if program_id is None:
             if monotonic() - self._looked_at < _FRESH:
-                return
+                return True
             self._looked_at = monotonic()
         try:
             self._ledger.ask(lambda client: self._learn(client, program_id), timeout=_LOOK)
         except LedgerError as error:
             _log.debug("answering from the cache: %s", error)
+            return False
         except Exception as error:  # noqa: BLE001  Redis answered with an error: the cache must do
             _log.warning("can't read the registry: %s", error)
+            return False
+        return True
 
     def _learn(self, client: redis.Redis, program_id: str | None) -> None:
         keys = self._ledger.keys

@@ -7,12 +7,15 @@ bounded: a registration's decision and ``flush``.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -38,14 +41,20 @@ _BACKOFF = (0.05, 5.0)  # seconds: first and longest pause
 _TIMEOUT = 3.0  # seconds a socket may stay silent
 
 Ask = Callable[["redis.Redis"], Any]
-Registrar = Callable[["redis.Redis", Record], Record]
-"""Decides the version of a proposed registration and sends it in the same transaction."""
+Registrar = Callable[["redis.Redis", Record], Record | None]
+"""Decides the version of a proposed registration and sends it in the same transaction; its final record,
+or None when nothing can be made of it."""
 
 
 @dataclass
 class _Question:
     ask: Ask
     answer: Future[Any] = field(default_factory=Future)
+
+    def refuse(self, reason: str) -> None:
+        """Answer that Redis can't be asked; who gave up waiting is not told."""
+        if self.answer.set_running_or_notify_cancel():
+            self.answer.set_exception(LedgerUnavailable(reason))
 
 
 class Sender:
@@ -69,7 +78,7 @@ class Sender:
         self._folder = folder
         self._registrar = registrar
         self._adopted: dict[str, tuple[Outbox, int]] = {}
-        self._adopt_at = 0.0
+        self._adopt_at = 0.0 if folder is not None else inf
         self._client: redis.Redis | None = None
         self._questions: deque[_Question] = deque()
         self._decided_ahead: set[int] = set()  # own sequences sent by a decision before their turn
@@ -136,12 +145,13 @@ class Sender:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._step()
-            except (redis.RedisError, OSError) as error:
-                self._back_off(error)
-            except Exception:  # noqa: BLE001  the thread must outlive a bug; the WAL keeps what it could not send
+                try:
+                    self._step()
+                except (redis.RedisError, OSError, LedgerUnavailable) as error:
+                    self._back_off(error)
+            except Exception:  # noqa: BLE001  the thread must outlive a bug; the WAL keeps what is not sent
                 _log.exception("the sender of dspy-ledger failed; it will try again")
-                self._back_off(RuntimeError("internal error, see the log"))
+                self._stop.wait(_BACKOFF[1])
         self._release()
 
     def _step(self) -> None:
@@ -153,8 +163,8 @@ class Sender:
         self._hurry.clear()
         if self._stop.is_set():
             return
+        self._answer()
         client = self._connected()
-        self._answer(client)
         self._adopt()
         full = [self._send(client, outbox) for outbox in self._outboxes()]
         self._behind = any(full)
@@ -170,7 +180,7 @@ class Sender:
         if self._client is None:
             return 0.0
         if all(outbox.done for outbox in self._outboxes()):
-            return max(0.0, self._adopt_at - now)
+            return max(0.0, min(_ADOPT, self._adopt_at - now))
         return max(0.0, min(self._poll_at, self._adopt_at) - now)
 
     def _connected(self) -> redis.Redis:
@@ -199,7 +209,7 @@ class Sender:
         self.state, self.last_error = "open", f"{type(error).__name__}: {error}"
         self._disconnect()
         while self._questions:
-            self._questions.popleft().answer.set_exception(LedgerUnavailable(str(error)))
+            self._questions.popleft().refuse(str(error))
         pause = min(_BACKOFF[1], _BACKOFF[0] * 2**self._failures) * random.uniform(0.5, 1.0)  # noqa: S311  jitter
         self._failures = min(self._failures + 1, 10)
         self._notify()
@@ -213,18 +223,29 @@ class Sender:
                 _log.debug("closing a broken connection: %s", error)
             self._client = None
 
-    def _answer(self, client: redis.Redis) -> None:
+    def _answer(self) -> None:
         while self._questions:
+            worked_before = self._client is not None
+            client = self._connected()
             question = self._questions.popleft()
             if not question.answer.set_running_or_notify_cancel():
                 continue
             try:
-                question.answer.set_result(question.ask(client))
+                try:
+                    answer = question.ask(client)
+                except redis.ConnectionError:
+                    if not worked_before:
+                        raise
+                    # The connection had died while nothing was said over it. Questions may be repeated.
+                    self._disconnect()
+                    answer = question.ask(self._connected())
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
                 question.answer.set_exception(LedgerUnavailable(str(error)))
                 raise
             except Exception as error:  # noqa: BLE001  it belongs to whoever asked
                 question.answer.set_exception(error)
+            else:
+                question.answer.set_result(answer)
 
     def decided(self, sequence: int) -> None:
         """A decision (made in ``ask``) sent that sequence already; don't send it in its turn."""
@@ -241,7 +262,8 @@ class Sender:
             if own and record.sequence in self._decided_ahead:
                 self._decided_ahead.discard(record.sequence)
             elif record.proposal:
-                outbox.decided(self._registrar(client, record))
+                if (final := self._registrar(client, record)) is not None:
+                    outbox.decided(final)
             else:
                 pipeline.xadd(self._keys.events, entry_fields(record.event, record.body))
         if len(pipeline):
@@ -274,16 +296,30 @@ class Sender:
         self._adopt_at = monotonic() + _ADOPT
         try:
             for instance, lock, paths in self._folder.abandoned():
-                outbox = Outbox.adopted(paths)
-                self._adopted[instance] = (outbox, lock)
-                self._poll_at = 0.0
-                self.adopted_events += outbox.last
-                if outbox.last:
-                    _log.info("sending %s events that a process gone left behind", outbox.last)
-                else:
-                    self._let_go(instance, outbox, lock)
+                self._adopt_one(self._folder, instance, lock, paths)
         except OSError as error:
             _log.warning("can't look for write-ahead files of other processes: %s", error)
+
+    def _adopt_one(self, folder: WalFolder, instance: str, lock: int, paths: list[Path]) -> None:
+        try:
+            outbox = Outbox.adopted(paths)
+        except OSError as error:
+            _log.warning("can't read the write-ahead files of %s: %s", instance, error)
+            folder.unlock(instance, lock, remove=False)
+            return
+        self._adopted[instance] = (outbox, lock)
+        self.adopted_events += outbox.last
+        self._poll_at = 0.0
+        if outbox.last:
+            _log.info("sending %s events that a process gone left behind", outbox.last)
+        else:
+            self._let_go(instance, outbox, lock)
+
+    def abandon(self) -> None:
+        """After fork, in the child: close the descriptors; locks and files stay the parent's."""
+        for outbox, lock in self._adopted.values():
+            outbox.abandon()
+            os.close(lock)
 
     def _let_go(self, instance: str, outbox: Outbox, lock: int) -> None:
         del self._adopted[instance]
@@ -295,7 +331,7 @@ class Sender:
         for instance, (outbox, lock) in list(self._adopted.items()):
             self._let_go(instance, outbox, lock)
         while self._questions:
-            self._questions.popleft().answer.set_exception(LedgerUnavailable("the ledger was closed"))
+            self._questions.popleft().refuse("the ledger was closed")
         self._disconnect()
         self._notify()
 

@@ -9,10 +9,13 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
+from dspy_ledger.wire import too_deep
+
 __all__ = ["json_bytes", "plain"]
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-_MOST_DEPTH = 64
+_MOST_DEPTH = 64  # what is cut down to
+_MOST_LEVELS = 150  # more than that is cut: readers take 200, and what is recorded lies within an event
 _MOST_REPR = 500
 
 
@@ -20,10 +23,13 @@ def json_bytes(value: Any) -> bytes:
     """JSON of a value; never raises.
 
     Models, predictions and other objects become what they hold; bytes become their type, size and
-    digest; text that is no Unicode is repaired; cycles and depths over 64 are cut and say so.
+    digest; text that is no Unicode is repaired; cycles and great depths are cut and say so.
     """
     try:
-        return orjson.dumps(value, default=_default, option=_OPTIONS)
+        raw = orjson.dumps(value, default=_default, option=_OPTIONS)
+        if raw.count(b"[") + raw.count(b"{") <= _MOST_DEPTH or not too_deep(raw, _MOST_LEVELS):
+            return raw
+        return orjson.dumps(_clean(value, ()), option=_OPTIONS)
     except Exception:  # noqa: BLE001  lone surrogates, cycles, depth, hostile objects: take it apart by hand
         return orjson.dumps(_clean(value, ()), option=_OPTIONS)
 

@@ -11,6 +11,7 @@ import importlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from dspy_ledger.errors import InvalidProgram
@@ -117,8 +118,11 @@ def walk(program: Any) -> list[Node]:
     return nodes
 
 
-def children(module: Any) -> Iterator[tuple[str, Any]]:
-    """A module's own modules and parameters, one level of list, tuple or dict deep, in no fixed order."""
+def children(module: Any, most: float = inf) -> Iterator[tuple[str, Any]]:
+    """A module's own modules and parameters, one level of list, tuple or dict deep, in no fixed order.
+
+    Containers of more than ``most`` items are passed over.
+    """
     dspy = dspy_module()
     kinds = (dspy.Module, parameter_class())
     skipped = _OF_PREDICTOR if isinstance(module, dspy.Predict) else _LEFTOVERS
@@ -127,10 +131,14 @@ def children(module: Any) -> Iterator[tuple[str, Any]]:
             continue
         if isinstance(value, kinds):
             yield name, value
+        elif isinstance(value, (list, tuple, dict)) and len(value) > most:
+            continue
         elif isinstance(value, list | tuple):
             yield from ((f"{name}[{i}]", item) for i, item in enumerate(value) if isinstance(item, kinds))
         elif isinstance(value, dict):
-            yield from ((f"{name}['{key}']", item) for key, item in value.items() if isinstance(item, kinds))
+            yield from (
+                (f"{name}['{key}']", item) for key, item in list(value.items()) if isinstance(item, kinds)
+            )
 
 
 def only_signature(program: Any, nodes: list[Node]) -> Any:

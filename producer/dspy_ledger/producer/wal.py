@@ -13,15 +13,19 @@ outlive the process.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+
+from redis.connection import parse_url
 
 __all__ = ["FileSegment", "MemorySegment", "Record", "Segment", "WalFolder", "format_line", "parse_line"]
+
+_log = logging.getLogger("dspy_ledger.producer")
 
 _READ_BYTES = 1 << 20
 
@@ -131,16 +135,13 @@ class FileSegment(Segment):
 
 
 class MemorySegment(Segment):
-    """A segment in memory, bounded, for when no file can be written."""
+    """A segment in memory, for when no file can be written."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._most_bytes = most_bytes
         self._bytes = bytearray()
 
     def _write(self, line: bytes) -> None:
-        if self.size + len(line) > self._most_bytes:
-            raise OSError(28, "the write-ahead file can't be written and the memory for it is full")
         self._bytes += line
 
     def _read(self, offset: int, size: int) -> bytes:
@@ -157,6 +158,9 @@ class WalFolder:
     Args:
         wal_dir: the configured directory; the folder in it is named after the Redis and the prefix, so
             that files meant for one ledger are never sent to another.
+
+    Raises:
+        ValueError: the URL can't be one.
     """
 
     def __init__(self, wal_dir: Path, redis_url: str, prefix: str) -> None:
@@ -195,9 +199,14 @@ class WalFolder:
 
     def abandoned(self) -> Iterator[tuple[str, int, list[Path]]]:
         """Instances whose process is gone, each locked for the caller: name, descriptor, segments."""
-        for path in sorted(self.path.glob("*.lock")):
-            instance = path.name.removesuffix(".lock")
-            fd = self.lock(instance)
+        names = {path.name.removesuffix(".lock") for path in self.path.glob("*.lock")}
+        names |= {path.name.rsplit(".", 2)[0] for path in self.path.glob("*.*.wal")}
+        for instance in sorted(names):
+            try:
+                fd = self.lock(instance)
+            except OSError as error:
+                _log.warning("can't lock the write-ahead files of %s: %s", instance, error)
+                continue
             if fd is None:
                 continue
             segments = sorted(self.path.glob(f"{instance}.*.wal"))
@@ -208,10 +217,9 @@ class WalFolder:
 
 
 def _folder_name(redis_url: str, prefix: str) -> str:
-    url = urlsplit(redis_url)
-    database = url.path.strip("/") or "0"
-    where = f"{url.hostname}_{url.port or 6379}_{database}" if url.hostname else f"unix_{database}"
-    readable = re.sub(r"[^A-Za-z0-9._-]", "-", f"{where}_{prefix}")[:150]
-    # Only where, not who: another user name or password still means the same ledger.
-    exact = sha256(f"{url.scheme}|{url.hostname}|{url.port}|{url.path}|{prefix}".encode()).hexdigest()[:8]
-    return f"{readable}_{exact}"
+    # As redis-py understands the URL: where it leads, not how it is spelled or who asks.
+    meant = parse_url(redis_url)  # type: ignore[no-untyped-call]
+    where = meant.get("path") or f"{meant.get('host', 'localhost')}_{meant.get('port', 6379)}"
+    exact = f"{where}_{meant.get('db', 0)}_{prefix}"
+    readable = re.sub(r"[^A-Za-z0-9._-]", "-", exact).strip("-")[:150]
+    return f"{readable}_{sha256(exact.encode()).hexdigest()[:8]}"

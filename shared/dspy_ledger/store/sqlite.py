@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import orjson
 
+from dspy_ledger.database import closed_on_error, connect
 from dspy_ledger.errors import StoreError
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
@@ -57,7 +58,8 @@ class SqliteEventStore:
         self._now = now
         try:
             self._db = _open_readonly(path) if readonly else _open_writer(path)
-            self._ledger_id = self._check_meta()
+            with closed_on_error(self._db):
+                self._ledger_id = self._check_meta()
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"can't open the event store {path}: {error}") from None
         self._accounts: dict[str, SequenceSet] = {}
@@ -209,9 +211,10 @@ class SqliteEventStore:
             if letter.source is not None and letter.sequence is not None and letter.sequence > 0:
                 account(letter.source).add(letter.sequence)
         self._db.executemany(
-            "INSERT INTO producers (source, settled, mark, first_seen, last_seen) VALUES (?1, ?2, ?3, ?4, ?4)"
-            " ON CONFLICT (source) DO UPDATE SET settled = ?2, mark = ?3, last_seen = ?4",
-            [(source, orjson.dumps(s.ranges).decode(), s.mark, now) for source, s in touched.items()],
+            "INSERT INTO producers (source, settled, mark, first_seen, last_seen) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (source) DO UPDATE SET"
+            " settled = excluded.settled, mark = excluded.mark, last_seen = excluded.last_seen",
+            [(source, orjson.dumps(s.ranges).decode(), s.mark, now, now) for source, s in touched.items()],
         )
         return {source: s.mark for source, s in touched.items()}
 
@@ -289,12 +292,11 @@ class SqliteEventStore:
 
 def _open_writer(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA foreign_keys = ON")
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with closed_on_error(connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("BEGIN IMMEDIATE")
         if not db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
             schema = files("dspy_ledger.store").joinpath("schema.sql").read_text("utf-8")
             for statement in _statements(schema):
@@ -308,24 +310,14 @@ def _open_writer(path: Path) -> sqlite3.Connection:
                 ],
             )
         db.execute("COMMIT")
-    except BaseException:
-        db.execute("ROLLBACK")
-        db.close()
-        raise
     return db
 
 
 def _open_readonly(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise StoreError(f"there is no event store at {path}; start the projector first")
-    db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=10,
-    )
-    db.execute("PRAGMA query_only = ON")
+    with closed_on_error(connect(path, readonly=True)) as db:
+        db.execute("PRAGMA query_only = ON")
     return db
 
 

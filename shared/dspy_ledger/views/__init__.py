@@ -12,6 +12,7 @@ import sqlite3
 from importlib.resources import files
 from pathlib import Path
 
+from dspy_ledger.database import closed_on_error, connect
 from dspy_ledger.errors import StoreError
 from dspy_ledger.files import write_atomically
 
@@ -54,12 +55,12 @@ def point_to(view: Path) -> None:
 def create_view(path: Path, *, indexes: bool = True) -> sqlite3.Connection:
     """Make an empty view file and open it for writing, in WAL mode with ``synchronous=NORMAL``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")
-    names = ("schema.sql", "indexes.sql") if indexes else ("schema.sql",)
-    for name in names:
-        db.executescript(files("dspy_ledger.views").joinpath(name).read_text("utf-8"))
+    with closed_on_error(connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        names = ("schema.sql", "indexes.sql") if indexes else ("schema.sql",)
+        for name in names:
+            db.executescript(files("dspy_ledger.views").joinpath(name).read_text("utf-8"))
     return db
 
 
@@ -98,15 +99,9 @@ class ViewReader:
         view = current_view(self._data_dir)
         if view is None:
             raise StoreError(f"there is no view in {self._data_dir} yet; start the projector")
-        db = sqlite3.connect(
-            f"{view.absolute().as_uri()}?mode=ro",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=10,
-        )
-        db.row_factory = sqlite3.Row
-        db.execute("PRAGMA query_only = ON")
+        with closed_on_error(connect(view, readonly=True)) as db:
+            db.row_factory = sqlite3.Row
+            db.execute("PRAGMA query_only = ON")
         return db
 
     def close(self) -> None:

@@ -1,0 +1,31 @@
+"""Connections to SQLite files, as the event store and the views open them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["closed_on_error", "connect"]
+
+
+def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
+    """Open a file for any thread, with transactions begun and ended by hand; ``readonly`` never makes it."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro" if readonly else path,
+        uri=readonly,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=10,
+    )
+
+
+@contextmanager
+def closed_on_error(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Prepare a connection in the block: it is closed, what it began undone, when the block fails."""
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
