@@ -63,7 +63,7 @@ def run_demo(directory: Path, *, exit_when_done: bool, model: str | None, consol
         except _Interrupted:
             console.print("interrupted")
             return 1
-        complete = show_summary(summary, settings, directory, console)
+        complete = show_summary(summary, settings, directory, console, serving=not exit_when_done)
         if not complete:
             return 1
         if not exit_when_done:

@@ -37,7 +37,9 @@ class Summary:
         self.dropped += dropped
 
 
-def show_summary(summary: Summary, settings: Settings, directory: Path, console: Console) -> bool:
+def show_summary(
+    summary: Summary, settings: Settings, directory: Path, console: Console, *, serving: bool
+) -> bool:
     """Print it; whether store, SQL, files and REST agree with what the processes recorded."""
     base = f"http://{settings.api_host}:{settings.api_port}"
     programs = list(_items(f"{base}/v1/programs"))
@@ -51,15 +53,13 @@ def show_summary(summary: Summary, settings: Settings, directory: Path, console:
     )
     agree = _show_account(summary, settings, base, console)
     _show_files(directory, console)
-    console.print(
-        f"\n[bold]Look[/bold]  {base}/v1/programs  {base}/v1/programs/text_completion/tree",
-        soft_wrap=True,
-    )
-    console.print(
-        f"      git diff --no-index {directory}/dspy_programs/text_completion/1.0.0.json"
-        f" {directory}/dspy_programs/text_completion/1.1.0.json",
-        soft_wrap=True,
-    )
+    program = f"{directory}/dspy_programs/text_completion"
+    console.print("\n[bold]Look[/bold]")
+    console.print(f"      git diff --no-index {program}/1.0.0.json {program}/1.1.0.json", soft_wrap=True)
+    for path in ("", "/text_completion/tree", "/executions?limit=10") if serving else ():
+        console.print(f"      {base}/v1/programs{path}", soft_wrap=True)
+    if not serving:
+        console.print("      without --exit it keeps serving the REST API")
     return agree
 
 
