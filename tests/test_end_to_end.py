@@ -188,6 +188,8 @@ def test_an_optimized_version_its_feedback_and_its_tree_are_told_alike_everywher
     assert version["content_hash"] == optimized.content_hash
     tree = ask(settings, "/v1/programs/text_completion/tree")
     here = manager.get_program_tree("text_completion")
+    optimizers = [each["versions"][0]["children"][0]["optimizer"] for each in (tree, here)]
+    assert optimizers == ["LabeledFewShot"] * 2
     assert shape(tree) == shape(here) == ["1.0.0", ["1.1.0", []], ["brief 1.0.0", []]]
     file = json.loads((settings.programs_dir / "text_completion" / "1.1.0.json").read_text())
     assert file["state"] == version["state"]

@@ -299,7 +299,7 @@ def _version_row(metadata: ProgramMetadata, position: int) -> dict[str, Any]:
         "parent_id": metadata.parent_id,
         "parent_version": metadata.parent_version,
         "kind": metadata.kind,
-        "optimizer": metadata.optimizer,
+        "optimizer": (metadata.optimizer or {}).get("name"),
         "created_at": metadata.created_at,
         "position": position,
     }
