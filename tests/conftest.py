@@ -66,6 +66,20 @@ def settings(valkey: Valkey, make_settings: Callable[..., Settings]) -> Settings
 
 
 @pytest.fixture
+def open_below(tmp_path: Path) -> Callable[[], list[str]]:
+    """Tells which files below the test's folder this process has open."""
+
+    def names() -> list[str]:
+        return sorted(
+            target.removeprefix(f"{tmp_path}/")
+            for link in Path("/proc/self/fd").iterdir()
+            if link.is_symlink() and (target := str(link.readlink())).startswith(f"{tmp_path}/")
+        )
+
+    return names
+
+
+@pytest.fixture
 def eventually() -> Callable[..., None]:
     """Wait until a condition holds; fail with its last error when it does not in time."""
 

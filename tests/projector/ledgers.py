@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import orjson
 from hypothesis import strategies as st
@@ -15,6 +17,13 @@ NOON = "2026-11-22T12:00:00.000000Z"
 SOURCE = "/producers/host/a"
 
 Fields = dict[bytes, bytes]
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closable)
 
 
 def event(
@@ -102,8 +111,18 @@ def append(store: SqliteEventStore, entries: Iterable[Fields]) -> list[StoredEve
     return store.append(batch).events
 
 
+opened = ExitStack()
+"""What a test opened and leaves to the suite to close; the suite's conftest does it after each test."""
+
+
+def kept(resource: C) -> C:
+    """The resource, to be closed after the test."""
+    opened.callback(resource.close)
+    return resource
+
+
 def ledger(folder: Path, entries: Sequence[Fields] = ()) -> SqliteEventStore:
-    store = SqliteEventStore(folder / "ledger.db")
+    store = kept(SqliteEventStore(folder / "ledger.db"))
     append(store, entries)
     return store
 

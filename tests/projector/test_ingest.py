@@ -30,7 +30,7 @@ from dspy_ledger.projector import (
 )
 from dspy_ledger.projector import ingest as ingest_module
 from dspy_ledger.store import StreamCheckpoint
-from projector.ledgers import NOON, SOURCE, Fields, event, execution, ledger, registration
+from projector.ledgers import NOON, SOURCE, Fields, event, execution, kept, ledger, registration
 from servers import Valkey
 
 KEYS = Keys("test")
@@ -180,7 +180,7 @@ def test_a_store_that_is_really_full_is_retried_in_place_until_there_is_room(tmp
             return False
 
     client = unreachable()
-    live = Live(store, KEYS, client, [SqlViews(tmp_path, store)], Patience(Room()))
+    live = Live(store, KEYS, client, [kept(SqlViews(tmp_path, store))], Patience(Room()))
     assert live.take(*numbered(large)) == 19
     assert store.last_position() == 19
     client.close()
@@ -191,7 +191,7 @@ def test_marks_are_published_with_each_batch_and_all_of_them_after_an_outage(
 ) -> None:
     store = ledger(tmp_path, [execution("old", 1, source="/producers/host/old")])
     client = own_valkey.client()
-    projections = [SqlViews(tmp_path, store), Directory(tmp_path / "programs", tmp_path, store)]
+    projections = [kept(SqlViews(tmp_path, store)), Directory(tmp_path / "programs", tmp_path, store)]
     live = Live(store, KEYS, client, projections, Patience(threading.Event()))
     live.start()
     live.take(*numbered([execution("a", 1)]))
@@ -223,7 +223,7 @@ def test_a_data_dir_that_cant_be_written_is_said_in_one_line(tmp_path: Path) -> 
 
 def test_a_projection_behind_catches_up_from_the_store(tmp_path: Path) -> None:
     store = ledger(tmp_path, [registration("a", 1), execution("b", 2)])
-    late = SqlViews(tmp_path, store)
+    late = kept(SqlViews(tmp_path, store))
     with unreachable() as client:
         live = Live(store, KEYS, client, [late], Patience(threading.Event()))
         live.take(*numbered([execution("c", 3)]))

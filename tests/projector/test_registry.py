@@ -14,7 +14,7 @@ from dspy_ledger.projector import Live, Patience, Registry, SqlViews, catch_up, 
 from dspy_ledger.registry_format import decode_content, decode_known, encode_known
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.versions import Known
-from projector.ledgers import append, execution, ledger, registration
+from projector.ledgers import append, execution, kept, ledger, registration
 from servers import Valkey
 
 KEYS = Keys("test")
@@ -120,7 +120,7 @@ def test_without_redis_the_registry_falls_behind_alone_and_catches_up_later(
 ) -> None:
     client = own_valkey.client()
     own_valkey.kill()
-    registry, views = Registry(client, KEYS, store), SqlViews(tmp_path, store)
+    registry, views = Registry(client, KEYS, store), kept(SqlViews(tmp_path, store))
     with pytest.raises(LedgerUnavailable):
         registry.position()
     now = [0.0]

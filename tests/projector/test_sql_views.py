@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dspy_ledger import views as views_module
+from dspy_ledger.errors import StoreError
 from dspy_ledger.projector import SqlViews, catch_up, project
 from dspy_ledger.projector import sql as sql_module
 from dspy_ledger.store import SqliteEventStore
@@ -22,6 +25,7 @@ from projector.ledgers import (
     event,
     execution,
     histories,
+    kept,
     ledger,
     registration,
 )
@@ -61,7 +65,7 @@ def test_an_execution_keeps_its_hash_and_finds_its_label_when_the_registration_c
     tmp_path: Path,
 ) -> None:
     store = ledger(tmp_path)
-    views = SqlViews(tmp_path, store)
+    views = kept(SqlViews(tmp_path, store))
     joined = (
         "SELECT execution_id, version FROM executions LEFT JOIN versions USING (program_id, content_hash)"
     )
@@ -147,7 +151,7 @@ def test_numbers_beyond_64_bits_and_doubled_execution_ids_do_not_stop_the_fold(t
 
 def test_a_failing_batch_changes_nothing_and_can_be_applied_again(tmp_path: Path) -> None:
     store = ledger(tmp_path, [registration("a", 1), execution("b", 2)])
-    views = SqlViews(tmp_path, store)
+    views = kept(SqlViews(tmp_path, store))
     catch_up(store, views)
     before = content(tmp_path)
     batch = append(store, [execution("c", 3), registration("d", 4, content="c1:1")])
@@ -176,7 +180,7 @@ def test_a_view_of_another_ledger_or_version_or_a_broken_one_is_built_anew_besid
         with sqlite3.connect(old) as db:
             db.execute(spoil)
         db.close()
-        views = SqlViews(tmp_path, store)
+        views = kept(SqlViews(tmp_path, store))
         assert current_view(tmp_path) == old, "readers keep the old view until the new one is complete"
         catch_up(store, views)
         views.close()
@@ -184,14 +188,14 @@ def test_a_view_of_another_ledger_or_version_or_a_broken_one_is_built_anew_besid
         assert [path.name for path in tmp_path.glob("views-*.db")] == [current_view(tmp_path).name]
         assert rows(tmp_path, "SELECT execution_id FROM executions") == [("b",)]
     current_view(tmp_path).write_bytes(b"no database at all" * 1000)
-    views = SqlViews(tmp_path, store)
+    views = kept(SqlViews(tmp_path, store))
     assert catch_up(store, views) == 2
 
 
 def test_a_rebuilt_view_has_the_same_indexes_as_a_live_one(tmp_path: Path) -> None:
     store = views_of(tmp_path / "live", registration("a", 1))
     indexes = "SELECT sql FROM sqlite_schema WHERE type = 'index' ORDER BY name"
-    views = SqlViews(tmp_path / "rebuilt", store)
+    views = kept(SqlViews(tmp_path / "rebuilt", store))
     assert not (tmp_path / "rebuilt" / POINTER).exists()
     catch_up(store, views)
     assert rows(tmp_path / "live", indexes) == rows(tmp_path / "rebuilt", indexes)
@@ -201,7 +205,7 @@ def test_a_build_cut_short_leaves_the_old_view_in_force_and_its_file_is_removed(
     store = views_of(tmp_path, registration("a", 1), execution("b", 2))
     (tmp_path / "views-7.db").write_bytes(b"half")
     (tmp_path / "views-7.db-wal").write_bytes(b"half")
-    views = SqlViews(tmp_path, store)
+    views = kept(SqlViews(tmp_path, store))
     assert views.position() == 2
     assert sorted(path.name for path in tmp_path.glob("views-7*")) == []
 
@@ -255,7 +259,7 @@ def test_a_view_that_could_not_be_put_in_force_is_by_the_next_attempt(
         raise OSError(28, "No space left on device")
 
     store = ledger(tmp_path, [execution("a", 1)])
-    views = SqlViews(tmp_path, store)
+    views = kept(SqlViews(tmp_path, store))
     with monkeypatch.context() as patch:
         patch.setattr(sql_module, broken, full)
         for _ in range(2):
@@ -266,14 +270,29 @@ def test_a_view_that_could_not_be_put_in_force_is_by_the_next_attempt(
     assert rows(tmp_path, "SELECT execution_id FROM executions") == [("a",)]
 
 
+@pytest.mark.parametrize("broken", ["point_to", "create_view"])
+def test_a_view_that_can_not_be_made_is_refused_and_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_below: Callable[[], list[str]], broken: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = ledger(tmp_path / "store")
+    where, name = (sql_module, "point_to") if broken == "point_to" else (views_module, "files")
+    monkeypatch.setattr(where, name, full)
+    with pytest.raises(StoreError, match="No space") as refused:
+        SqlViews(tmp_path / "views", store)
+    assert [name for name in open_below() if name.startswith("views/")] == [], refused
+
+
 def test_a_reader_follows_the_swap_to_a_view_built_anew(tmp_path: Path) -> None:
     store = views_of(tmp_path, execution("a", 1))
-    reader = ViewReader(tmp_path)
+    reader = kept(ViewReader(tmp_path))
     assert reader.connection().execute("SELECT count(*) FROM executions").fetchone()[0] == 1
     with sqlite3.connect(current_view(tmp_path)) as db:
         db.execute("UPDATE checkpoint SET view_version = 0")
     db.close()
     append(store, [execution("b", 2)])
-    catch_up(store, SqlViews(tmp_path, store))
+    catch_up(store, kept(SqlViews(tmp_path, store)))
     assert reader.connection().execute("SELECT count(*) FROM executions").fetchone()[0] == 2
     reader.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import orjson
@@ -20,13 +21,16 @@ Open = Callable[..., EventStore]
 
 
 @pytest.fixture(params=["sqlite"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    """Opens the same store each time it is called."""
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Opens the same store each time it is called; all are closed after the test."""
+    with ExitStack() as opened:
 
-    def sqlite_store(**options: object) -> EventStore:
-        return SqliteEventStore(tmp_path / "data" / "ledger.db", **options)
+        def sqlite_store(**options: object) -> EventStore:
+            store = SqliteEventStore(tmp_path / "data" / "ledger.db", **options)
+            opened.callback(store.close)
+            return store
 
-    return {"sqlite": sqlite_store}[request.param]
+        yield {"sqlite": sqlite_store}[request.param]
 
 
 def registration(event_id: str, sequence: int, *, version: str = "1.0.0", name: str = "P") -> wire.Entry:
@@ -180,13 +184,17 @@ def test_a_readonly_store_that_is_not_there_says_what_to_do(tmp_path: Path) -> N
     assert not (tmp_path / "ledger.db").exists()
 
 
-def test_a_file_that_is_no_ledger_and_a_newer_one_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_ledger_and_a_newer_one_are_refused_in_one_line_and_let_go(
+    tmp_path: Path, open_below: Callable[[], list[str]]
+) -> None:
     (tmp_path / "text.db").write_text("not a database, just text " * 100)
-    with pytest.raises(StoreError, match=r"can't open the event store"):
-        SqliteEventStore(tmp_path / "text.db")
     SqliteEventStore(tmp_path / "newer.db").close()
-    with sqlite3.connect(tmp_path / "newer.db") as db:
+    with closing(sqlite3.connect(tmp_path / "newer.db")) as db, db:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
-    db.close()
-    with pytest.raises(StoreError, match="upgrade dspy-ledger"):
-        SqliteEventStore(tmp_path / "newer.db")
+    for readonly in (False, True):
+        # As long as an error is held, so is the half-made store that raised it.
+        with pytest.raises(StoreError, match=r"can't open the event store") as no_ledger:
+            SqliteEventStore(tmp_path / "text.db", readonly=readonly)
+        with pytest.raises(StoreError, match="upgrade dspy-ledger") as newer:
+            SqliteEventStore(tmp_path / "newer.db", readonly=readonly)
+        assert open_below() == [], (no_ledger, newer)

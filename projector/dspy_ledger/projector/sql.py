@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from dspy_ledger.database import closed_on_error, connect
 from dspy_ledger.errors import StoreError
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.projector.catalog import Catalog
@@ -143,26 +144,29 @@ class SqlViews:
 
     def _reopen(self, path: Path) -> sqlite3.Connection | None:
         """The view in force, or None when it must be built anew."""
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         try:
-            row = db.execute("SELECT view_version, ledger_id, position, event_id FROM checkpoint").fetchone()
-            if row and row[0] == self.version and Checkpoint(*row[1:]).matches(self._store):
-                db.execute("PRAGMA synchronous = NORMAL")
-                self._position = row[2]
-                return _tuned(db)
-            _log.info("view %s is of another version or ledger; it is built anew", path.name)
+            with closed_on_error(connect(path)) as db:
+                select = "SELECT view_version, ledger_id, position, event_id FROM checkpoint"
+                row = db.execute(select).fetchone()
+                if row and row[0] == self.version and Checkpoint(*row[1:]).matches(self._store):
+                    db.execute("PRAGMA synchronous = NORMAL")
+                    self._position = row[2]
+                    return _tuned(db)
         except sqlite3.DatabaseError as error:
             _log.warning("view %s can't be read (%s); it is built anew", path.name, error)
+            return None
         db.close()
+        _log.info("view %s is of another version or ledger; it is built anew", path.name)
         return None
 
     def _begin(self) -> sqlite3.Connection:
         self._target = self._store.last_position()
         self._path = next_view(self._data_dir)
-        self._db = _tuned(create_view(self._path, indexes=False))
-        self._set_checkpoint(Checkpoint(self._store.ledger_id, 0, None))
-        self._settle()
-        return self._db
+        with closed_on_error(create_view(self._path, indexes=False)) as db:
+            self._db = _tuned(db)
+            self._set_checkpoint(Checkpoint(self._store.ledger_id, 0, None))
+            self._settle()
+        return db
 
     def _settle(self) -> None:
         """Put a view that is being built in force once it has reached its target; may be called again."""
