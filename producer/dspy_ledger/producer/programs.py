@@ -14,6 +14,14 @@ import uuid_utils
 
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.identity import program_id as id_of
+from dspy_ledger.producer.arguments import (
+    id_text,
+    plain_mapping,
+    score_of,
+    tag_list,
+    text,
+    version_label,
+)
 from dspy_ledger.producer.canonical import Canonical
 from dspy_ledger.producer.execution import (
     ExecutionInfo,
@@ -30,11 +38,9 @@ from dspy_ledger.producer.proposals import Proposal
 from dspy_ledger.producer.registry import ProgramMetadata, ProgramRegistry
 from dspy_ledger.producer.serialise import json_bytes, plain
 from dspy_ledger.timestamps import utc_now
-from dspy_ledger.versions import Version
 
 __all__ = ["EvaluationMetadata", "ProgramManager"]
 
-_LONGEST_ID = 512  # characters, as the event allows
 _MOST_ANSWERS = 10_000
 
 
@@ -91,7 +97,7 @@ class ProgramManager:
         canonical = self._held.canonical(program_class)
         return self._register(
             canonical,
-            _text("name", name) or canonical.class_name,
+            text("name", name) or canonical.class_name,
             canonical.process_output,
             description=description,
             tags=tags,
@@ -128,12 +134,10 @@ class ProgramManager:
             UnknownVersion: the parent has no such version.
             InvalidProgram: it is no program.
         """
-        if not _text("optimizer_name", optimizer_name):
+        if not text("optimizer_name", optimizer_name):
             raise InvalidInput(
                 "register_optimized_program needs the optimizer_name, e.g. 'dspy.BootstrapFewShot'"
             )
-        if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
-            raise InvalidInput(f"score is a number, not {score!r}")
         parent = self._held.resolve(parent_id, parent_version or "latest")
         canonical = self._held.canonical(program_class)
         again = parent_version is None and canonical.content_hash == parent.content_hash
@@ -144,7 +148,7 @@ class ProgramManager:
         process_output = canonical.process_output or (parent_held.process_output if parent_held else None)
         return self._register(
             canonical,
-            _text("name", name) or parent.name,
+            text("name", name) or parent.name,
             process_output,
             program_id=None if name else parent.id,
             description=description,
@@ -152,8 +156,8 @@ class ProgramManager:
             parent=parent,
             optimizer={
                 "name": optimizer_name,
-                "params": plain(dict(optimizer_params or {})),
-                "score": score,
+                "params": plain_mapping("optimizer_params", optimizer_params) or {},
+                "score": score_of(score),
                 "run_id": None if run_id is None else str(run_id),
                 "changed": canonical.content_hash != parent.content_hash,
             },
@@ -174,18 +178,16 @@ class ProgramManager:
         optimizer: dict[str, Any] | None = None,
     ) -> ProgramMetadata:
         program_id = program_id or id_of(name)
-        _text("description", description)
-        for label in (requested, base_version):
-            if label is not None and Version.parse(label) and len(label) > _LONGEST_ID:
-                raise InvalidInput(f"a version has at most {_LONGEST_ID} characters, not {len(label)}")
-        tag_list = _tags(tags)
-        what = (program_id, canonical.content_hash, name, description, *tag_list)
-        how = (requested, base_version, parent.content_hash if parent else None, json_bytes(optimizer))
+        text("description", description)
+        labels = (version_label(requested), version_label(base_version))
+        wanted = tag_list(tags)
+        what = (program_id, canonical.content_hash, name, description, *wanted)
+        how = (*labels, parent.content_hash if parent else None, json_bytes(optimizer))
         known = self.registry.of_content(program_id, canonical.content_hash)
         warning = None
         if known is None or (what, how) not in self._answers:
             known, warning = self._offer(
-                canonical, program_id, name, description, tag_list, requested, base_version, parent, optimizer
+                canonical, program_id, name, description, wanted, *labels, parent, optimizer
             )
         with self._lock:
             while len(self._answers) >= _MOST_ANSWERS:
@@ -261,8 +263,7 @@ class ProgramManager:
         """
         model = self.model_manager.describe(model_id)
         lm = self.model_manager.get_lm(model_id)
-        if metadata is not None and not isinstance(metadata, Mapping):
-            raise InvalidInput(f"metadata is a mapping, not {type(metadata).__name__}")
+        metadata = plain_mapping("metadata", metadata)
         chosen = self._held.at_hand(program_id, program_version)
         if chosen is None:  # Redis has to be asked, which the event loop must not wait for
             chosen = await asyncio.to_thread(self._held.runnable, program_id, program_version)
@@ -383,8 +384,8 @@ class ProgramManager:
                 "model_id": model_id,
                 "model_info": model.info(),
                 "results": plain(results),
-                "metric_name": _text("metric_name", metric_name),
-                "dataset": _dataset(dataset),
+                "metric_name": text("metric_name", metric_name),
+                "dataset": plain_mapping("dataset", dataset),
             },
             evaluation_id,
             metadata.version,
@@ -409,9 +410,7 @@ class ProgramManager:
         self, data: dict[str, Any], evaluation_id: str | None, version: str | None, *, body: Any = None
     ) -> EvaluationMetadata:
         event_id = str(uuid_utils.uuid7())
-        evaluation_id = event_id if evaluation_id is None else str(evaluation_id)
-        if not 1 <= len(evaluation_id) <= _LONGEST_ID:
-            raise InvalidInput(f"evaluation_id has 1 to {_LONGEST_ID} characters, not {len(evaluation_id)}")
+        evaluation_id = event_id if evaluation_id is None else id_text("evaluation_id", evaluation_id)
         fields = {"evaluation_id": evaluation_id, **data, "created_at": utc_now()}
         self.ledger.record(
             "EvaluationSaved", fields, body=body, subject=data.get("program_id"), event_id=event_id
@@ -432,7 +431,7 @@ class ProgramManager:
 
     def list_programs(self, tags: Iterable[str] | None = None) -> list[ProgramMetadata]:
         """The latest version of every known program, by id; only those with all of ``tags``."""
-        wanted = set(_tags(tags))
+        wanted = set(tag_list(tags))
         self.registry.look()
         return [metadata for metadata in self.registry.latest() if wanted <= set(metadata.tags)]
 
@@ -459,22 +458,3 @@ class ProgramManager:
     def get_available_models(self) -> list[ModelDescription]:
         """The configured models, in the order they were given."""
         return self.model_manager.list_models()
-
-
-def _text(what: str, value: Any) -> Any:
-    if value is not None and not isinstance(value, str):
-        raise InvalidInput(f"{what} is a text, not {type(value).__name__}")
-    return value
-
-
-def _dataset(dataset: Any) -> Any:
-    if dataset is not None and not isinstance(dataset, Mapping):
-        raise InvalidInput("dataset is a mapping such as {'name': …, 'size': …, 'digest': …}")
-    return None if dataset is None else plain(dict(dataset))
-
-
-def _tags(tags: Iterable[str] | None) -> list[str]:
-    found = [] if tags is None else [tags] if isinstance(tags, str) else list(tags)
-    if not all(isinstance(tag, str) for tag in found):
-        raise InvalidInput(f"tags are texts, not {found!r}")
-    return found
