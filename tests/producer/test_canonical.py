@@ -39,6 +39,7 @@ from hypothesis import strategies as st
 
 from dspy_ledger.errors import InvalidProgram, VersionNotRunnable
 from dspy_ledger.identity import content_hash
+from dspy_ledger.producer import Predictor
 from dspy_ledger.producer.canonical import canonicalize, fingerprint
 from dspy_ledger.producer.state import explain_difference, load_checked, load_state
 from dspy_ledger.producer.typeform import type_form, type_text
@@ -370,6 +371,80 @@ def test_a_changed_tool_is_other_content(tmp_path):
         )
     }
     assert len(hashes) == 2
+
+
+# One content in every Python
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        (Predictor, "c1:24ab7297c6a32a646bcb4fcf900d16e86868c3b66f07389f97a626705b08785b"),
+        (programs.Ask, "c1:e01580d800062cbb1c99db7d9780e356ebeb883528556373a4be63eea3d479f1"),
+        (programs.Nested.Inner, "c1:f5f8bc1c39f6a8509c534e54ea84625bc82a564ae636302f766f51d006b96f62"),
+    ],
+)
+def test_a_content_hash_is_the_same_in_every_process_and_every_python(program, expected):
+    assert hash_of(program) == expected
+
+
+# As the compiler leaves a docstring before Python 3.13, and from it on; the last is another text.
+IN_FILE = "Find passages.\n\n        Args:\n            query: what is \\1\n\n\ta tab\n    "
+STRIPPED = "Find passages.\n\nArgs:\n    query: what is \\1\n\na tab\n"
+OTHER = "Find passages.\n\nArgs:\n  query: what is \\1\n\na tab\n"
+
+
+def with_tools(agent, *docs):
+    tools = [dspy.Tool(programs.find, name=f"find{n}", desc=doc) for n, doc in enumerate(docs)]
+    return agent("question -> answer", tools=tools)
+
+
+@pytest.mark.parametrize("agent", [dspy.ReAct, dspy.RLM])
+@pytest.mark.parametrize(
+    ("before", "since"), [(IN_FILE, STRIPPED), (" Find. ", "Find. "), ("\n  A\n  B", "\nA\nB")]
+)
+def test_a_tools_docstring_counts_without_the_indentation_of_its_file(agent, before, since):
+    one, other = with_tools(agent, before, "Find"), with_tools(agent, since, "Find")
+    assert hash_of(one) == hash_of(other)
+    assert hash_of(reloaded(one, other)) == hash_of(reloaded(other, one)) == hash_of(one)
+    mine = [predictor.signature for predictor in one.predictors()]
+    assert [predictor.signature for predictor in reloaded(other, one).predictors()] == mine
+
+
+def test_another_docstring_of_a_tool_is_other_content():
+    several = [
+        with_tools(dspy.ReAct, *docs) for docs in ([STRIPPED], [OTHER], ["Find"], ["Find", "Find more"])
+    ]
+    assert len({hash_of(program) for program in several}) == len(several)
+    quoted = json.dumps(canonicalize(several[-1]).form)
+    assert "<desc>Find</desc>" in quoted
+    assert "<desc>Find more</desc>" in quoted
+
+
+def test_the_doc_of_a_type_counts_without_the_indentation_of_its_file():
+    assert typed(model(IN_FILE)) == typed(model(STRIPPED)) != typed(model(OTHER))
+    # A space that is no indentation: inspect.cleandoc strips it until Python 3.12.
+    assert type_form(model("\n\u3000One.\n    \u3000Two."))["doc"] == "\u3000One.\n    \u3000Two."
+
+
+TWICE = PLAIN.replace("q + text", "text + q") + PLAIN.replace("class P", "First = P\nclass P")
+
+
+def test_of_two_classes_of_one_name_each_has_its_own_code(tmp_path):
+    twice = module_from(tmp_path, "twice", TWICE)
+    assert hash_of(twice.P) == hash_of(module_from(tmp_path, "once", PLAIN).P)
+    assert hash_of(twice.First) != hash_of(twice.P)
+    assert "text + q" in canonicalize(twice.First).source_code
+
+
+def test_a_module_named_as_one_that_left_the_library_is_the_hosts(tmp_path):
+    one = module_from(tmp_path, "chunk", PLAIN)
+    before = hash_of(one.P)
+    assert before != hash_of(module_from(tmp_path, "chunk", PLAIN.replace("q + text", "text")).P)
+    del sys.modules["chunk"]
+
+
+# Settings of wrappers
 
 
 def test_a_setting_of_dspys_own_wrapper_is_content():

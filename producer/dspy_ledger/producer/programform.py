@@ -18,7 +18,7 @@ from dspy_ledger.identity import FORM_VERSION
 from dspy_ledger.producer.source import class_digests, function_form
 from dspy_ledger.producer.structure import Node, constructor_settings, dspy_module, parameter_class
 from dspy_ledger.producer.typeform import metadata_form, of_dspy, type_form
-from dspy_ledger.producer.valueform import plain
+from dspy_ledger.producer.valueform import docstring, plain
 
 __all__ = [
     "config_form",
@@ -36,12 +36,17 @@ _NOT_ASKED: Final = re.compile(
 )
 """Config that doesn't change what is asked: the cache's salt, and what lets one in."""
 
+_QUOTES: Final = (("(?<=<desc>)", "(?=</desc>)"), ("(?<=` - )", "$"))
+"""What stands around a tool's description in str(tool), and in the list of tools that RLM writes."""
+
 _CALLED: Final = ("forward", "aforward", "__call__", "acall")
 
 
 def program_form(nodes: Iterable[Node], blobs: MutableMapping[str, str] | None = None) -> dict[str, Any]:
     """The form of a walked program; the bytes in its demos go to ``blobs`` (digest → base64)."""
     dspy = dspy_module()
+    nodes = list(nodes)
+    quoted = _quoted(nodes)
     modules: list[dict[str, Any]] = []
     parameters: list[dict[str, Any]] = []
     for node in nodes:
@@ -50,7 +55,7 @@ def program_form(nodes: Iterable[Node], blobs: MutableMapping[str, str] | None =
             continue
         entry = {"path": node.path, **_code(node.value)}
         if isinstance(node.value, dspy.Predict):
-            parameters.append(entry | _predictor(node.value, blobs))
+            parameters.append(entry | _predictor(node.value, quoted, blobs))
         elif isinstance(node.value, parameter_class()):
             state = state_form(node.value)
             parameters.append(entry | ({"opaque": True} if state is None else {"state": state}))
@@ -129,15 +134,41 @@ def _path(entry: dict[str, Any]) -> str:
     return str(entry["path"])
 
 
-def _predictor(predictor: Any, blobs: MutableMapping[str, str] | None) -> dict[str, Any]:
+def _predictor(
+    predictor: Any, quoted: Iterable[tuple[re.Pattern[str], str]], blobs: MutableMapping[str, str] | None
+) -> dict[str, Any]:
+    instructions = plain(predictor.signature.instructions)
+    for told, clean in quoted:
+        instructions = told.sub(clean.replace("\\", r"\\"), instructions)
     return {
-        "instructions": plain(predictor.signature.instructions),
+        "instructions": instructions,
         "fields": field_forms(predictor.signature),
         "config": config_form(predictor.config),
         "criteria": plain(predictor.fields),
         "lm": pinned_model(predictor),
         "demos": demos_form(predictor, blobs),
     }
+
+
+def _quoted(nodes: Iterable[Node]) -> list[tuple[re.Pattern[str], str]]:
+    """How DSPy's agents quote their tools' descriptions in instructions, and what canonically stands there.
+
+    A tool's description is its docstring as the compiler left it: before Python 3.13 with the indentation of
+    its file.
+    """
+    quoted: list[tuple[re.Pattern[str], str]] = []
+    for node in nodes:
+        for tool in tools_of(node.value).values() if node.same_as is None else ():
+            desc = tool.desc or ""
+            told, clean = (plain(text).replace("\n", "  ") for text in (desc, docstring(desc)))
+            if told != clean:
+                # Any blanks, because DSPy expands tabs once the quote stands in its line.
+                words = r"[ \t]+".join(map(re.escape, re.split(r"[ \t]+", told.strip(" \t"))))
+                quoted += [
+                    (re.compile(rf"{before}[ \t]*{words}[ \t]*{after}", re.MULTILINE), clean)
+                    for before, after in _QUOTES
+                ]
+    return quoted
 
 
 def _code(module: Any) -> dict[str, Any]:
@@ -179,7 +210,12 @@ def _tool(tool: Any) -> tuple[dict[str, Any], bool]:
         if known and isinstance(schema, dict):
             arg |= {key: plain(schema[key]) for key in ("description", "default") if key in schema}
         args[str(name)] = arg
-    return {"name": plain(tool.name), "desc": plain(tool.desc), "args": args, "code": code}, opaque
+    return {
+        "name": plain(tool.name),
+        "desc": tool.desc and plain(docstring(tool.desc)),
+        "args": args,
+        "code": code,
+    }, opaque
 
 
 def _attributes(module: Any) -> Iterable[tuple[str, Any]]:

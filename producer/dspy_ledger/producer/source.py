@@ -5,10 +5,12 @@ By tokens, not by syntax tree: trees differ from one Python to the next.
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import inspect
 import io
+import sys
 import tokenize
 import types
 import weakref
@@ -111,9 +113,47 @@ def _digest(source: str) -> str:
 
 def _read(thing: Any) -> str | None:
     try:
+        if isinstance(thing, type) and sys.version_info < (3, 13):
+            return _class_source(thing)
         return inspect.getsource(thing)
     except Exception:  # noqa: BLE001 - inspect fails in many ways where there is no file; none is an error
         return None
+
+
+def _class_source(cls: type) -> str:
+    """As Python 3.13 does, which knows where a class began; inspect takes the first of that name before."""
+    lines, _ = inspect.findsource(cls)
+    found = list(_statements(ast.parse("".join(lines)), cls.__qualname__.split(".")))
+    if len(found) < 2:
+        return inspect.getsource(cls)
+    rows = [row for value in vars(cls).values() if (row := _own_row(value, cls))]
+    own = [one for one in found if any(one.lineno <= row <= (one.end_lineno or 0) for row in rows)]
+    statement = (own or found)[-1]
+    first = min([statement.lineno, *(item.lineno for item in statement.decorator_list)])
+    return "".join(inspect.getblock(lines[first - 1 :]))
+
+
+def _statements(tree: ast.AST, names: list[str]) -> Iterator[ast.ClassDef]:
+    """The class statements of a qualified name, in the order of the file."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = [node.name] if isinstance(node, ast.ClassDef) else [node.name, "<locals>"]
+            if inner == names and isinstance(node, ast.ClassDef):
+                yield node
+            elif names[: len(inner)] == inner:
+                yield from _statements(node, names[len(inner) :])
+        else:
+            yield from _statements(node, names)
+
+
+def _own_row(value: Any, cls: type) -> int | None:
+    """The first row of a function that the class statement itself made."""
+    function = getattr(value, "fget", None) or getattr(value, "__func__", value)
+    if not isinstance(function, types.FunctionType):
+        return None
+    code = function.__code__
+    own = code.co_qualname.startswith(f"{cls.__qualname__}.") and function.__module__ == cls.__module__
+    return code.co_firstlineno if own else None
 
 
 def _spans(text: str) -> Iterator[tuple[int, int, int | None]]:

@@ -75,10 +75,13 @@ def load_state(state: Mapping[str, Any] | None, into: Any, *, lms: Mapping[str, 
         )
     blobs = dict((state or {}).get("blobs") or {})
     live = {node.path: node.value for node in nodes if node.same_as is None}
+    asked = {entry["path"]: entry.get("instructions") for entry in here["parameters"]}
     predict = dspy_module().Predict
     for entry in form["parameters"]:
         parameter = live[entry["path"]]
         if isinstance(parameter, predict):
+            if not _same_question(entry, asked[entry["path"]], parameter.signature):
+                parameter.signature = _signature(entry, parameter.signature)
             _apply(entry, parameter, blobs, dict(lms or {}))
         elif "state" in entry:
             _apply_other(entry, parameter)
@@ -141,7 +144,6 @@ def _structure(form: Mapping[str, Any]) -> dict[str, Any]:
 def _apply(entry: Mapping[str, Any], predictor: Any, blobs: dict[str, str], lms: dict[str, Any]) -> None:
     # What is the same already stays the object it is: a class keeps its name, a demo its types.
     path = entry["path"]
-    predictor.signature = _signature(entry, predictor.signature)
     if not _same(entry["config"], config_form(predictor.config)):
         predictor.config = _config(entry, predictor.config)
     if not _same(entry["criteria"], plain(predictor.fields)):
@@ -159,11 +161,15 @@ def _apply(entry: Mapping[str, Any], predictor: Any, blobs: dict[str, str], lms:
     _pin(entry, predictor, lms)
 
 
+def _same_question(entry: Mapping[str, Any], instructions: str, signature: Any) -> bool:
+    descs, here = (
+        [field["desc"] for field in fields] for fields in (entry["fields"], field_forms(signature))
+    )
+    return _same([entry["instructions"], descs], [instructions, here])
+
+
 def _signature(entry: Mapping[str, Any], signature: Any) -> Any:
     descs = [field["desc"] for field in entry["fields"]]
-    here = [field["desc"] for field in field_forms(signature)]
-    if _same([entry["instructions"], descs], [plain(signature.instructions), here]):
-        return signature
     prefixes = [field.json_schema_extra["prefix"] for field in signature.fields.values()]
     fields = [{"prefix": prefix, "description": desc} for prefix, desc in zip(prefixes, descs, strict=True)]
     text = entry["instructions"]

@@ -10,7 +10,6 @@ import builtins
 import collections.abc
 import dataclasses
 import enum
-import inspect
 import sys
 import types
 import typing
@@ -22,11 +21,30 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dspy_ledger.identity import canonical_json
-from dspy_ledger.producer.valueform import plain
+from dspy_ledger.producer.valueform import docstring, plain
 
 __all__ = ["metadata_form", "of_dspy", "of_python", "type_form", "type_text"]
 
 _Stack = tuple[Any, ...]
+_REMOVED: Final = frozenset(
+    {
+        "aifc",
+        "asynchat",
+        "asyncore",
+        "audioop",
+        "cgi",
+        "cgitb",
+        "chunk",
+        "crypt",
+        "distutils",
+        "imghdr",
+        "imp",
+    }
+    | {"lib2to3", "mailcap", "msilib", "nis", "nntplib", "ossaudiodev", "pipes", "smtpd", "sndhdr", "spwd"}
+    | {"sunau", "telnetlib", "uu", "xdrlib"}
+)
+"""In Python 3.11's library, gone from 3.13's: a module of that name can be the host's own (``chunk.py``)."""
+
 _WRAPPERS: Final = ("Required", "NotRequired", "ReadOnly", "ClassVar", "Final", "Unpack")
 
 
@@ -41,7 +59,7 @@ def of_python(thing: Any) -> bool:
     root = (getattr(thing, "__module__", None) or "").partition(".")[0]
     if root == "builtins":  # also the module of what was made by exec
         return getattr(builtins, thing.__name__, None) is thing
-    return root in sys.stdlib_module_names and root != "__main__"
+    return root in sys.stdlib_module_names and root not in _REMOVED and root != "__main__"
 
 
 def type_form(annotation: Any) -> Any:
@@ -255,7 +273,7 @@ def _doc(cls: Any) -> str | None:
     # A dataclass without a docstring gets its signature as one, worded differently by each Python.
     if not doc or doc.startswith(f"{cls.__name__}("):
         return None
-    return inspect.cleandoc(doc)
+    return docstring(doc)
 
 
 def _hints(cls: Any) -> dict[str, Any]:

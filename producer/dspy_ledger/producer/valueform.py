@@ -19,7 +19,7 @@ import pydantic
 
 from dspy_ledger.identity import canonical_json
 
-__all__ = ["BYTES", "IMAGE", "holds_image", "plain", "restore"]
+__all__ = ["BYTES", "IMAGE", "docstring", "holds_image", "plain", "restore"]
 
 BYTES: Final = "$bytes"
 """The one key of the object that stands for bytes; its value is their ``sha256:`` digest."""
@@ -61,6 +61,17 @@ def plain(  # noqa: C901 - a branch for each kind
     if isinstance(value, Set):
         return sorted((plain(item, blobs, depth=depth + 1) for item in value), key=canonical_json)
     return _object(value, blobs, depth + 1)
+
+
+def docstring(text: str) -> str:
+    """A docstring without the indentation of its file: the same text in every Python.
+
+    From 3.13 on the compiler strips it, and ``inspect.cleandoc`` strips spaces and tabs only. Before, it took
+    any whitespace for indentation, also the space that begins a paragraph in Japanese.
+    """
+    first, *rest = text.expandtabs().split("\n")
+    margin = min((len(line) - len(line.lstrip(" ")) for line in rest if line.strip(" ")), default=0)
+    return "\n".join([first.lstrip(" "), *(line[margin:] for line in rest)]).strip("\n")
 
 
 def restore(value: Any, blobs: Mapping[str, str]) -> Any:
