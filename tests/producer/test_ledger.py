@@ -217,6 +217,8 @@ def test_threads_share_one_gapless_sequence(valkey, settings, open_ledger) -> No
     assert [e.sequence for e in entries(valkey, settings)] == list(range(1, 1601))
 
 
+# Python warns of it since 3.12; the ledger's thread is the one that the library starts anew in the child.
+@pytest.mark.filterwarnings(r"ignore:This process \(pid=\d+\) is multi-threaded:DeprecationWarning")
 def test_a_forked_child_records_under_its_own_source_and_the_parent_goes_on(
     valkey, settings, open_ledger
 ) -> None:
