@@ -50,8 +50,9 @@ def manager_for(settings: Settings, *model_ids: str) -> ProgramManager:
 
 def ask(settings: Settings, path: str, **query: object) -> dict:
     async def get() -> httpx.Response:
-        transport = httpx.ASGITransport(app=create_app(settings))
-        async with httpx.AsyncClient(transport=transport, base_url="http://ledger") as client:
+        app = create_app(settings)
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://ledger")
+        async with app.router.lifespan_context(app), client:
             return await client.get(path, params=query)
 
     answer = asyncio.run(get())
