@@ -8,9 +8,13 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["make_folder", "sweep", "sync_folder", "write_atomically", "write_together"]
+__all__ = ["LEASE", "make_folder", "sweep", "sync_folder", "write_atomically", "write_together"]
 
 _TEMP_NAME = re.compile(r"\.\d+\.\d+\.\d+\.tmp")
+
+
+LEASE = "writer.lock"
+"""The file in the data dir that its one writer keeps locked."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:

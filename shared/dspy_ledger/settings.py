@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +16,11 @@ from dspy_ledger.keys import Keys
 
 __all__ = ["Settings", "load_settings"]
 
+_log = logging.getLogger("dspy_ledger")
+_told: set[str] = set()
+
 _SQLITE = "sqlite:///"
+_PLAIN = {"int_parsing": "it is a whole number", "bool_parsing": "it is true or false"}
 
 
 class Settings(BaseSettings):
@@ -96,10 +103,22 @@ def load_settings(**given: object) -> Settings:
     Raises:
         InvalidInput: a value can't be used; the message names the variable.
     """
+    _warn_of_misspelt()
     try:
         return Settings(**given)  # type: ignore[arg-type]  # validated right here
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
         raise InvalidInput(f"DSPY_LEDGER_{name}={first['input']!r} can't be used: {reason}") from None
+
+
+def _warn_of_misspelt() -> None:
+    """A variable that nothing reads is most likely a mistake."""
+    prefix = "DSPY_LEDGER_"
+    known = [prefix + name.upper() for name in Settings.model_fields]
+    for name in os.environ:
+        if name.startswith(prefix) and name not in known and name not in _told:
+            _told.add(name)
+            near = get_close_matches(name, known, 1)
+            _log.warning("%s is no setting%s", name, f"; did you mean {near[0]}?" if near else "")

@@ -92,12 +92,29 @@ def test_up_killed_with_9_takes_its_children_along(valkey, tmp_path, eventually)
         eventually(lambda: not [pid for pid in started if is_running(pid)])
 
 
-def test_up_gives_up_on_what_keeps_failing_and_says_why(valkey, tmp_path) -> None:
-    (tmp_path / "data").write_text("a file where a folder should be")
-    ended = run("up", env=environment(tmp_path, REDIS_URL=valkey.url, API_PORT=free_port()), cwd=tmp_path)
+def test_up_gives_up_on_what_keeps_failing_and_says_why(valkey, tmp_path, eventually) -> None:
+    env = environment(tmp_path, REDIS_URL=valkey.url, API_PORT=free_port())
+    with command("projector", env=env, cwd=tmp_path) as other:
+        eventually((tmp_path / "data" / "ledger.db").exists)
+        ended = run("up", env=env, cwd=tmp_path)
+        other.terminate()
+        other.communicate(timeout=20)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: projector ended with exit code 1 6 times in a row: error: ")
+    assert "projector ended with exit code 1 6 times in a row" in ended.stderr
+    assert f"another projector (process {other.pid})" in ended.stderr
+    assert ended.stderr.count("\n") == 1
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("variable", ["DATA_DIR", "PROGRAMS_DIR"])
+def test_up_says_at_once_which_folder_it_can_not_write(variable, valkey, tmp_path) -> None:
+    (tmp_path / "file").write_text("a file where a folder should be")
+    own = {"REDIS_URL": valkey.url, "API_PORT": free_port(), variable: tmp_path / "file"}
+    ended = run("up", env=environment(tmp_path, **own), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"error: can't write into {tmp_path / 'file'}; set DSPY_LEDGER_{variable} to a folder of yours\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["api", "up"])
@@ -153,15 +170,50 @@ def test_status_tells_that_nothing_is_missing_or_what_is(valkey, make_settings, 
         projector.communicate(timeout=20)
     assert projector.returncode == 0
     status = json.loads(run("status", "--json", env=env, cwd=tmp_path).stdout)
-    assert (status["position"], status["dead_letters"], status["problems"]) == (12, 0, [])
+    assert (status["position"], status["dead_letters"], status["projector_running"]) == (12, 0, False)
+    assert status["problems"] == ["no projector is running here; start `dspy-ledger projector`"]
     assert status["projections"] == {"sql": 12, "directory": 12, "registry": 12}
     assert [(p["source"], p["stored_mark"], p["missing"]) for p in status["producers"]] == [(source, 12, [])]
     client = valkey.client()
     client.xadd(make_settings(valkey.url).keys.events, {"unread": "entry"})
     client.close()
-    told = run("status", env=env, cwd=tmp_path).stdout
-    assert "1 not read yet" in told
-    assert "nothing missing" in told
+    told = run("status", env=env, cwd=tmp_path)
+    assert told.returncode == 1
+    assert "1 not read yet (no projector runs)" in told.stdout
+    assert "nothing missing" not in told.stdout
+
+
+def test_status_says_when_another_ledger_uses_the_same_prefix(
+    valkey, make_settings, tmp_path, eventually
+) -> None:
+    for name in ("one", "two"):
+        env = environment(tmp_path / name, REDIS_URL=valkey.url)
+        with command("projector", env=env, cwd=tmp_path) as projector:
+            record(make_settings(valkey.url, wal_dir=tmp_path / name / "wal"), 3)
+            projector.terminate()
+            projector.communicate(timeout=20)
+    told = run("status", env=environment(tmp_path / "one", REDIS_URL=valkey.url), cwd=tmp_path)
+    assert "uses the same Redis and prefix" in told.stdout
+    assert "DSPY_LEDGER_STREAM_PREFIX" in told.stdout
+
+
+def test_what_lies_in_the_data_folder_stays_out_of_git(valkey, make_settings, tmp_path, eventually) -> None:
+    with command("projector", env=environment(tmp_path, REDIS_URL=valkey.url), cwd=tmp_path) as projector:
+        eventually((tmp_path / "data" / "ledger.db").exists)
+        projector.terminate()
+        projector.communicate(timeout=20)
+    subprocess.run(["git", "init", "-q"], check=True, cwd=tmp_path)
+    listed = subprocess.run(
+        ["git", "add", "-n", "."], check=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "data/" not in listed.stdout
+
+
+def test_a_misspelt_setting_is_told(tmp_path) -> None:
+    told = run("--version", env=environment(tmp_path, API_PROT=9000), cwd=tmp_path).stderr
+    assert told == ""  # nothing was read
+    told = run("status", env=environment(tmp_path, API_PROT=9000), cwd=tmp_path).stderr
+    assert "DSPY_LEDGER_API_PROT is no setting; did you mean DSPY_LEDGER_API_PORT?" in told
 
 
 def test_the_version_can_be_asked(tmp_path) -> None:

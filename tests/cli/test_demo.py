@@ -34,8 +34,8 @@ def version_files(programs: Path) -> list[str]:
 def account(output: str) -> tuple[int, ...]:
     """recorded, stored, dropped, in the store, over REST, in files."""
     numbers = re.search(
-        r"(\d+) events recorded, (\d+) stored, (\d+) dropped; executions: (\d+) in the store,"
-        r"\s+(\d+) over REST, (\d+) in files",
+        r"(\d+) events recorded, (\d+) stored, (\d+) dropped by this run;"
+        r" executions by all runs here: (\d+) in the store, (\d+) over REST, (\d+) in files",
         output,
     )
     assert numbers, output

@@ -66,7 +66,7 @@ def test_recorded_events_arrive_once_in_order_with_their_bodies(valkey, settings
     assert {e.source for e in found} == {ledger.source}
     assert json.loads(found[7].body) == {"inputs": {"n": 7}}
     stats = ledger.stats()
-    assert (stats.recorded, stats.sent, stats.dropped, stats.state) == (1200, 1200, 0, "closed")
+    assert (stats.recorded, stats.sent, stats.dropped, stats.state) == (1200, 1200, 0, "connected")
 
 
 def test_environment_service_and_release_stand_on_every_event(valkey, make_settings, open_ledger) -> None:
@@ -110,7 +110,7 @@ def test_recording_while_redis_is_down_is_quick_and_arrives_when_it_comes_up(
     try:
         assert ledger.flush(15)
         assert event_ids(server, settings) == dict.fromkeys(ids, 1)
-        assert ledger.stats().state == "closed"
+        assert ledger.stats().state == "connected"
     finally:
         ledger.close()
         server.stop()
@@ -330,7 +330,7 @@ def test_the_sender_outlives_a_redis_that_hangs_while_questions_time_out(
     for _ in range(3):
         with pytest.raises(LedgerUnavailable):
             ledger.ask(lambda client: client.ping(), timeout=0.05)
-    assert ledger._sender.wait(lambda: ledger.stats().state == "open", 10)
+    assert ledger._sender.wait(lambda: ledger.stats().state == "disconnected", 10)
     own_valkey.thaw()
     record(ledger, 1)
     assert ledger.flush(15)

@@ -82,6 +82,14 @@ def test_a_malformed_file_says_in_one_line_what_is_wrong(tmp_path: Path, text: s
     assert "\n" not in str(error.value)
 
 
+def test_a_malformed_file_is_not_quoted_because_it_may_hold_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text("models:\n  a:\n    model_name: x/y\n    additional_params: {api_key: [sk-SECRET}\n")
+    with pytest.raises(InvalidModels, match="is not YAML at line 4, column 44") as error:
+        ModelManager.from_yaml(path)
+    assert "SECRET" not in str(error.value)
+
+
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidModels, match=r"can't read the models file .*: No such file"):
         ModelManager.from_yaml(tmp_path / "none.yaml")

@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_console = Console(highlight=False)
+_console = Console(highlight=False, soft_wrap=True)
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from time import monotonic, sleep
@@ -12,7 +13,9 @@ import redis
 from dspy_ledger.cli.broker import broker_command, port_is_free
 from dspy_ledger.cli.supervisor import Child
 from dspy_ledger.errors import StartupError
+from dspy_ledger.files import make_folder
 from dspy_ledger.settings import Settings
+from dspy_ledger.store import SqliteEventStore
 
 __all__ = ["environment", "stack", "wait_for_broker"]
 
@@ -39,6 +42,7 @@ def stack(settings: Settings, *, embedded_broker: bool, log: Callable[[str, str]
         raise StartupError(
             f"port {settings.api_port} on {settings.api_host} is in use; set DSPY_LEDGER_API_PORT to another"
         )
+    _check_folders(settings)
     env = environment(settings)
     children = []
     if embedded_broker:
@@ -60,6 +64,20 @@ def stack(settings: Settings, *, embedded_broker: bool, log: Callable[[str, str]
     )
     children.append(Child("api", [sys.executable, "-m", _MODULE, "api"], env, log))
     return children
+
+
+def _check_folders(settings: Settings) -> None:
+    """Say at once what would make the projector fail at every start."""
+    for name, folder in (("DATA_DIR", settings.data_dir), ("PROGRAMS_DIR", settings.programs_dir)):
+        try:
+            make_folder(folder)
+            writable = os.access(folder, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise StartupError(f"can't write into {folder}; set DSPY_LEDGER_{name} to a folder of yours")
+    if settings.store_path.exists():
+        SqliteEventStore(settings.store_path, readonly=True).close()
 
 
 def wait_for_broker(url: str, timeout: float = _READY) -> None:

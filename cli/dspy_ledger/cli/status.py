@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from contextlib import suppress
+from time import monotonic, sleep
 from typing import Any
 
 import orjson
@@ -10,11 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from dspy_ledger.errors import StoreError
+from dspy_ledger.files import LEASE
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.views import ViewReader
 
 __all__ = ["collect", "show"]
+
+_PATIENCE = 2.0  # seconds: an event that arrives right now is not a problem
 
 
 def collect(settings: Settings) -> dict[str, Any]:
@@ -27,6 +34,9 @@ def collect(settings: Settings) -> dict[str, Any]:
     problems: list[str] = []
     try:
         last = store.last_position()
+        running = _projector_runs(settings)
+        if not running:
+            problems.append("no projector is running here; start `dspy-ledger projector`")
         broker = _broker(settings, store, problems)
         dead = store.dead_letter_count()
         if dead:
@@ -40,9 +50,10 @@ def collect(settings: Settings) -> dict[str, Any]:
         return {
             "ledger_id": store.ledger_id,
             "position": last,
+            "projector_running": running,
             "dead_letters": dead,
             "broker": broker,
-            "projections": _projections(settings, last, broker, problems),
+            "projections": _projections(settings, last, broker, problems, patient=running),
             "producers": [
                 {
                     "source": account.source,
@@ -70,42 +81,85 @@ def _broker(settings: Settings, store: SqliteEventStore, problems: list[str]) ->
         unread: Any = client.xrange(
             settings.keys.events, f"({checkpoint.last_id}" if checkpoint else "-", "+", count=10_000
         )
+        owner: Any = client.hget(settings.keys.registry_checkpoint, "ledger_id")
         registry: Any = client.hget(settings.keys.registry_checkpoint, "position")
+        if owner is not None and owner.decode() != store.ledger_id:
+            problems.append(
+                f"another ledger ({owner.decode()}) uses the same Redis and prefix; give one of them another"
+                " DSPY_LEDGER_STREAM_PREFIX"
+            )
+            registry = None
         broker |= {
             "up": True,
             "version": info.get("valkey_version") or info.get("redis_version"),
             "stream_length": length,
             "unread": len(unread),
-            "registry_position": None if registry is None else int(registry),
+            "registry_position": None if registry is None and owner is not None else int(registry or 0),
         }
     except (redis.RedisError, OSError) as error:
-        problems.append(f"the broker can't be asked: {error}")
+        problems.append(
+            f"the broker can't be asked ({error}); start it, or name another with DSPY_LEDGER_REDIS_URL"
+        )
     finally:
         client.close()
     return broker
 
 
 def _projections(
-    settings: Settings, last: int, broker: dict[str, Any], problems: list[str]
+    settings: Settings, last: int, broker: dict[str, Any], problems: list[str], *, patient: bool
 ) -> dict[str, int | None]:
-    positions: dict[str, int | None] = {"sql": None}
+    """How far each projection is; a running projector has a moment to get where the store is."""
+    deadline = monotonic() + (_PATIENCE if patient else 0)
+    while True:
+        positions = {**_positions_on_disk(settings), "registry": _registry_position(settings, broker)}
+        behind = {name: last - at for name, at in positions.items() if at is not None and at < last}
+        if not behind or monotonic() >= deadline:
+            break
+        sleep(0.05)
+    problems += [f"projection {name} is {count} events behind" for name, count in behind.items()]
+    if positions["sql"] is None:
+        problems.append("there is no view yet")
+    return positions
+
+
+def _positions_on_disk(settings: Settings) -> dict[str, int | None]:
+    positions: dict[str, int | None] = {"sql": None, "directory": 0}
     reader = ViewReader(settings.data_dir)
-    try:
+    with suppress(StoreError):  # not there yet
         row = reader.connection().execute("SELECT position FROM checkpoint").fetchone()
         positions["sql"] = row["position"] if row else 0
-    except StoreError as error:
-        problems.append(str(error))
-    finally:
-        reader.close()
-    try:
+    reader.close()
+    with suppress(FileNotFoundError):
         positions["directory"] = orjson.loads((settings.data_dir / "directory.json").read_bytes())["position"]
-    except FileNotFoundError:
-        positions["directory"] = 0
-    positions["registry"] = (broker.get("registry_position") or 0) if broker["up"] else None
-    for name, position in positions.items():
-        if position is not None and position < last:
-            problems.append(f"projection {name} is {last - position} events behind")
     return positions
+
+
+def _registry_position(settings: Settings, broker: dict[str, Any]) -> int | None:
+    if not broker["up"] or broker["registry_position"] is None:
+        return None
+    client = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    try:
+        position: Any = client.hget(settings.keys.registry_checkpoint, "position")
+    except (redis.RedisError, OSError):
+        return None
+    finally:
+        client.close()
+    return None if position is None else int(position)
+
+
+def _projector_runs(settings: Settings) -> bool:
+    """Whether a process holds the writer's lease."""
+    try:
+        descriptor = os.open(settings.data_dir / LEASE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _gaps(ranges: tuple[tuple[int, int], ...], mark: int) -> list[tuple[int, int]]:
@@ -129,9 +183,10 @@ def show(status: dict[str, Any], console: Console) -> None:
         f"[bold]ledger[/bold] {status['ledger_id']}  at position [bold]{status['position']:,}[/bold]"
     )
     if broker["up"]:
+        idle = "" if status["projector_running"] else " (no projector runs)"
         console.print(
             f"[bold]broker[/bold] {broker['url']} ({broker['version']}), {broker['stream_length']:,} entries,"
-            f" {broker['unread']:,} not read yet"
+            f" {broker['unread']:,} not read yet{idle}"
         )
     table = Table("projection", "position", "behind", box=None, header_style="bold", pad_edge=False)
     for name, position in status["projections"].items():

@@ -39,8 +39,8 @@ _open_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 class LedgerStats:
     """What became of this process's events.
 
-    ``state``: ``connecting``, ``closed`` (the circuit is closed: Redis answers) or ``open`` (it does not;
-    ``last_error`` says why). ``stored``: the stored mark. ``adopted``: events of dead processes on this
+    ``state``: ``connecting`` at first, then ``connected`` or ``disconnected`` (``last_error`` says why).
+    ``stored``: the stored mark. ``adopted``: events of dead processes on this
     machine that this one took over.
     """
 
@@ -171,7 +171,7 @@ class Ledger:
             raise RuntimeError("the thread that records was interrupted by a signal handler that records")
         try:
             if self._closed:
-                raise RuntimeError("the ledger is closed")
+                raise RuntimeError("the ledger is closed; open another with Ledger.connect")
             sequence = self._sequence + 1
             record = Record(sequence, event(sequence), body, proposal)
             self._outbox.append(record)
@@ -274,7 +274,7 @@ class Ledger:
             wal_bytes=outbox.wal_bytes,
             adopted=sender.adopted_events,
             state=sender.state,
-            last_error=sender.last_error if sender.state == "open" else None,
+            last_error=sender.last_error if sender.state == "disconnected" else None,
         )
 
     def flush(self, timeout: float = 5.0, until: Literal["sent", "stored"] = "sent") -> bool:
@@ -303,7 +303,7 @@ class Ledger:
         if self._closed:
             return
         self._closed = True
-        if self._sender.state != "open":
+        if self._sender.state != "disconnected":
             self.flush(max(0.0, timeout - 0.5))
         self._sender.stop(max(0.1, deadline - monotonic()))
         stored = self._outbox.close()

@@ -140,9 +140,13 @@ def _read_models(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidModels(f"can't read the models file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise InvalidModels(f"the models file {path} is not YAML: {problem}") from None
+    except UnicodeDecodeError:
+        raise InvalidModels(f"the models file {path} is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        # Only where: the parser's own words quote the line, which may hold a key.
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InvalidModels(f"the models file {path} is not YAML{where}") from None
     models = content.get("models") if isinstance(content, dict) else None
     if not isinstance(models, dict) or not models:
         raise InvalidModels(f"the models file {path} needs a mapping 'models:' of model ids")

@@ -344,7 +344,7 @@ class ProgramManager:
             VersionNotRunnable: the code differs from what was recorded; the message says in what.
             LedgerUnavailable: Redis can't be asked.
         """
-        metadata = self.registry.find(program_id, version)
+        metadata = self.registry.find(program_id, version, from_redis=True)
         program = self._held.load(metadata, into)
         process_output = self._held.canonical(into).process_output
         self._held.hold(program_id, self._held.canonical(program), process_output, metadata)
@@ -369,7 +369,7 @@ class ProgramManager:
             results: any JSON; its numbers are metrics.
             evaluation_id: saving again under the same id and model replaces it; None makes a new one.
             dataset: ``{"name": …, "size": …, "digest": …}``.
-            rows: one value per example.
+            rows: one value per example; kept in the event store only, not in files.
 
         Raises:
             UnknownProgram, UnknownVersion, UnknownModel: the message lists the known ids.
@@ -395,11 +395,17 @@ class ProgramManager:
     def save_feedback(
         self, execution_id: str, score: float, comment: str | None = None, user: str | None = None
     ) -> EvaluationMetadata:
-        """Save what somebody thought of one execution; program and model are taken from it."""
+        """Save what somebody thought of one execution; program and model are taken from it.
+
+        It goes to the read models, not to files.
+
+        Raises:
+            InvalidInput: the score is no number.
+        """
         return self._save_evaluation(
             {
                 "execution_id": str(execution_id),
-                "results": plain({"score": score, "comment": comment}),
+                "results": plain({"score": score_of(score), "comment": comment}),
                 "user_id": None if user is None else str(user),
             },
             None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from dspy_ledger.errors import LedgerError, UnknownProgram, UnknownVersion
+from dspy_ledger.errors import LedgerError, LedgerUnavailable, UnknownProgram, UnknownVersion
 from dspy_ledger.lineage import program_tree
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.proposals import Proposal, Settled
@@ -157,10 +157,14 @@ class ProgramRegistry:
         """One version, from memory only; ``latest`` is the highest release."""
         return self._find(program_id, version)
 
-    def find(self, program_id: str, version: str = "latest") -> ProgramMetadata:
+    def find(self, program_id: str, version: str = "latest", *, from_redis: bool = False) -> ProgramMetadata:
         """One version; ``latest`` is the highest release, never a pre-release.
 
+        Args:
+            from_redis: what memory lacks must be asked for, not guessed to be unknown.
+
         Raises:
+            LedgerUnavailable: with ``from_redis``, when Redis can't be asked.
             UnknownProgram: the message lists the known ids.
             UnknownVersion: the message lists the known versions.
         """
@@ -169,6 +173,10 @@ class ProgramRegistry:
             looked = self.look(program_id)
             found = self._find(program_id, version)
         if found is None:
+            if from_redis and not looked:
+                raise LedgerUnavailable(
+                    f"{program_id!r} {version} is not known here, and Redis can't be asked now"
+                )
             hint = "" if looked else "; Redis can't be asked now, others may know it"
             versions = [m.version for m in self.versions(program_id)]
             if not versions:

@@ -110,7 +110,7 @@ class Sender:
             LedgerUnavailable: no answer within ``timeout`` seconds, or Redis is known to be down.
             RedisError: what Redis answered.
         """
-        if self.state == "open" or self._stop.is_set():
+        if self.state == "disconnected" or self._stop.is_set():
             raise LedgerUnavailable(f"Redis can't be asked now ({self.last_error or 'closing'})")
         asked = _Question(question)
         self._questions.append(asked)
@@ -195,18 +195,18 @@ class Sender:
             self._learn_marks(client)
             for outbox in self._outboxes():
                 outbox.rewind()
-            if self.state == "open":
+            if self.state == "disconnected":
                 _log.warning("Redis answers again; sending what was kept")
-        self.state, self._failures = "closed", 0
+        self.state, self._failures = "connected", 0
         return self._client
 
     def _outboxes(self) -> list[Outbox]:
         return [self._outbox, *(outbox for outbox, _ in self._adopted.values())]
 
     def _back_off(self, error: Exception) -> None:
-        if self.state != "open":
+        if self.state != "disconnected":
             _log.warning("Redis can't be reached (%s); events are kept in the write-ahead file", error)
-        self.state, self.last_error = "open", f"{type(error).__name__}: {error}"
+        self.state, self.last_error = "disconnected", f"{type(error).__name__}: {error}"
         self._disconnect()
         while self._questions:
             self._questions.popleft().refuse(str(error))

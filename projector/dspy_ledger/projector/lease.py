@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 from dspy_ledger.errors import StartupError
+from dspy_ledger.files import LEASE
 
-__all__ = ["LEASE", "WriterLease"]
+__all__ = ["WriterLease"]
 
-LEASE = "writer.lock"
+_GITIGNORE = "# What was asked and answered lies here: not for git.\n*\n"
 
 
 class WriterLease:
@@ -25,8 +26,13 @@ class WriterLease:
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if not (data_dir / ".gitignore").exists():
+                (data_dir / ".gitignore").write_text(_GITIGNORE, "utf-8")
         except OSError as error:
-            raise StartupError(f"the data dir {data_dir} can't be written: {error}") from None
+            raise StartupError(
+                f"the data dir {data_dir} can't be written ({error.strerror}); set DSPY_LEDGER_DATA_DIR to"
+                " another folder"
+            ) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -212,7 +212,10 @@ class Worker:
                 Registry(client, settings.keys, store),
             ]
         except OSError as error:
-            raise StartupError(f"the views can't be written: {error}") from None
+            raise StartupError(
+                f"the views can't be written ({error.strerror}: {error.filename}); look at"
+                " DSPY_LEDGER_PROGRAMS_DIR and DSPY_LEDGER_DATA_DIR"
+            ) from None
         live = Live(store, settings.keys, client, projections, Patience(self._halt))
         caught = live.start(self._progress)
         _log.info(

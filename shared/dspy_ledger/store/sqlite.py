@@ -61,7 +61,9 @@ class SqliteEventStore:
             with closed_on_error(self._db):
                 self._ledger_id = self._check_meta()
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"can't open the event store {path}: {error}") from None
+            raise StoreError(
+                f"can't open the event store {path}: {error}; restore a backup of it, or move it away"
+            ) from None
         self._accounts: dict[str, SequenceSet] = {}
 
     def _check_meta(self) -> str:

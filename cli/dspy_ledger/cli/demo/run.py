@@ -62,7 +62,7 @@ def run_demo(directory: Path, *, exit_when_done: bool, model: str | None, consol
             summary = _act(settings, console, supervisor, ended, small=model is not None)
         except _Interrupted:
             console.print("interrupted")
-            return 1
+            return 130
         complete = show_summary(summary, settings, directory, console, serving=not exit_when_done)
         if not complete:
             return 1

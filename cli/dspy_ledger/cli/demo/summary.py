@@ -48,7 +48,7 @@ def show_summary(
     console.print(_scores_table(base, programs))
     rate = summary.executions / summary.seconds if summary.seconds else 0
     console.print(
-        f"{summary.executions} executions by replicas in {summary.seconds:.1f} s"
+        f"this run: {summary.executions} executions by replicas in {summary.seconds:.1f} s"
         f" ({rate:.0f}/s, each a real request to a model over HTTP)"
     )
     agree = _show_account(summary, settings, base, console)
@@ -112,8 +112,9 @@ def _show_account(summary: Summary, settings: Settings, base: str, console: Cons
     agree = stored == recorded and not summary.dropped and in_store == over_rest == in_files
     mark = "[green]✓[/green]" if agree else "[red]✗[/red]"
     console.print(
-        f"{mark} {recorded} events recorded, {stored} stored, {summary.dropped} dropped; executions:"
-        f" {in_store} in the store, {over_rest} over REST, {in_files} in files"
+        f"{mark} {recorded} events recorded, {stored} stored, {summary.dropped} dropped"
+        f" by this run; executions by all runs here: {in_store} in the store,"
+        f" {over_rest} over REST, {in_files} in files"
     )
     return agree
 
