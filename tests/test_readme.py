@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from typer.main import get_command
 
@@ -19,27 +20,38 @@ from producer.streams import entries
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 
-def test_the_integration_works_as_written(valkey, tmp_path) -> None:
-    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert "redis://localhost:6379/0" in code
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("page", "kinds"),
+    [
+        ("README.md", ["ProgramRegistered", "ExecutionCompleted"]),
+        (
+            "docs/python.md",
+            [
+                *("ProgramRegistered", "ExecutionCompleted", "EvaluationSaved"),
+                *("ProgramRegistered", "EvaluationSaved"),
+            ],
+        ),
+    ],
+)
+def test_the_code_works_as_written(page, kinds, valkey, tmp_path) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
     with ModelServer() as server:
         reach = {"api_base": server.url, "api_key": "x", "cache": False}
         model = {"model_name": "openai/gpt-4o-mini", "additional_params": reach}
         (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": {"gpt-4o-mini": model}}))
-        told = subprocess.run(
-            [sys.executable, "-c", code.replace("redis://localhost:6379/0", valkey.url)],
+        (tmp_path / "code.py").write_text(code.replace("redis://localhost:6379/0", valkey.url))
+        subprocess.run(
+            [sys.executable, "code.py"],
             check=True,
-            capture_output=True,
-            text=True,
             cwd=tmp_path,
             env=environment(tmp_path, REDIS_URL=valkey.url),
         )
-    assert re.search(r" 1\.0\.0 [0-9.e-]+$", told.stdout.strip())
     settings = load_settings(redis_url=valkey.url, _env_file=None)
-    assert [e.type.split(".")[2] for e in entries(valkey, settings)] == [
-        "ProgramRegistered",
-        "ExecutionCompleted",
-    ]
+    found = sorted(entries(valkey, settings), key=lambda entry: entry.sequence)
+    assert [entry.type.split(".")[2] for entry in found] == kinds
 
 
 def test_every_command_stands_in_the_table_and_the_other_way_round() -> None:
