@@ -124,7 +124,7 @@ def _contents(db: sqlite3.Connection, query: ExecutionQuery) -> list[tuple[str, 
     elif query.program_id is not None:
         rows = db.execute(
             "SELECT DISTINCT program_id, content_hash FROM totals"
-            " WHERE program_id = ?1 AND ifnull(?2, model_id) = model_id",
+            " WHERE program_id = ? AND ifnull(?, model_id) = model_id",
             (query.program_id, query.model_id),
         )
     else:
