@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -54,7 +55,7 @@ def parse_line(line: bytes) -> Record | None:
     return Record(int(head[1:]), event, body or None, head[:1] == b"P")
 
 
-class Segment:
+class Segment(ABC):
     """An append-only run of lines that can be read from any offset while it grows."""
 
     def __init__(self) -> None:
@@ -81,18 +82,19 @@ class Segment:
                 return chunk[:end].split(b"\n")[:-1], offset + end
             most_bytes *= 2  # one line longer than the chunk
 
+    @abstractmethod
     def remove(self) -> None:
         """Forget it: the store has everything in it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of it and leave it where it is."""
 
-    def _write(self, line: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _write(self, line: bytes) -> None: ...
 
-    def _read(self, offset: int, size: int) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(self, offset: int, size: int) -> bytes: ...
 
 
 class FileSegment(Segment):
@@ -150,6 +152,9 @@ class MemorySegment(Segment):
     def remove(self) -> None:
         """Free the memory."""
         self._bytes.clear()
+
+    def close(self) -> None:
+        """Nothing lies anywhere to be left."""
 
 
 class WalFolder:
