@@ -15,8 +15,9 @@ from rich.table import Table
 
 from dspy_ledger.errors import StoreError
 from dspy_ledger.files import LEASE
+from dspy_ledger.sequences import SequenceSet
 from dspy_ledger.settings import Settings
-from dspy_ledger.store import SqliteEventStore
+from dspy_ledger.store import ProducerAccount, SqliteEventStore
 from dspy_ledger.views import ViewReader
 
 __all__ = ["collect", "show"]
@@ -42,9 +43,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         if dead:
             problems.append(f"{dead} dead letters: entries of the stream that are no valid events")
         accounts = store.producers()
-        missing = sum(
-            end - start + 1 for account in accounts for start, end in _gaps(account.ranges, account.mark)
-        )
+        missing = sum(end - start + 1 for account in accounts for start, end in _gaps(account))
         if missing:
             problems.append(f"{missing} events are on their way or missing: gaps in producers' numbers")
         return {
@@ -59,7 +58,7 @@ def collect(settings: Settings) -> dict[str, Any]:
                     "source": account.source,
                     "stored_mark": account.mark,
                     "settled": sum(end - start + 1 for start, end in account.ranges),
-                    "missing": _gaps(account.ranges, account.mark),
+                    "missing": _gaps(account),
                     "first_seen": account.first_seen,
                     "last_seen": account.last_seen,
                 }
@@ -162,13 +161,9 @@ def _projector_runs(settings: Settings) -> bool:
     return False
 
 
-def _gaps(ranges: tuple[tuple[int, int], ...], mark: int) -> list[tuple[int, int]]:
-    gaps, expected = [], mark + 1
-    for first, last in ranges:
-        if first > expected:
-            gaps.append((expected, first - 1))
-        expected = max(expected, last + 1)
-    return gaps
+def _gaps(account: ProducerAccount) -> list[tuple[int, int]]:
+    """The numbers below the highest known one that are not settled."""
+    return SequenceSet(account.ranges).missing(account.ranges[-1][1]) if account.ranges else []
 
 
 def _without_password(url: str) -> str:
