@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     wal_dir: Path = Field(
         Path("~/.local/state/dspy-ledger/wal"), description="a producer's write-ahead files (local disk)"
     )
+    wal_max_bytes: int = Field(
+        256 << 20, ge=1 << 20, description="most bytes that one process keeps until they are stored"
+    )
     models_file: Path = Field(Path("models.yaml"), description="the models that programs may run on")
     api_host: str = Field("127.0.0.1", description="address the API listens on")
     api_port: int = Field(8321, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
@@ -53,6 +56,10 @@ class Settings(BaseSettings):
     capture_inputs: bool = Field(True, description="record the inputs of executions")
     capture_outputs: bool = Field(True, description="record the outputs of executions")
     capture_demos: bool = Field(True, description="record the state (demos) of programs")
+    capture_messages: bool = Field(False, description="record the messages of every LM call (the prompts)")
+    capture_rows: bool = Field(
+        True, description="record the example and prediction of each row of an evaluation, not its score only"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what commands log")
 
     @field_validator("data_dir", "programs_dir", "wal_dir", "models_file")
