@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
+from time import gmtime, strftime, time_ns
 
 __all__ = ["canonical_time", "to_datetime", "utc_now"]
 
@@ -13,7 +14,13 @@ _CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 def utc_now() -> str:
     """This moment, e.g. ``2026-11-22T10:00:00.123456Z``."""
-    return _spell(datetime.now(UTC))
+    seconds, microseconds = divmod(time_ns() // 1000, 1_000_000)
+    return f"{_spelled_second(seconds)}.{microseconds:06d}Z"
+
+
+@lru_cache(maxsize=2)
+def _spelled_second(seconds: int) -> str:
+    return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))
 
 
 @lru_cache(maxsize=8192)  # the same text is looked at when an event is read, stored and folded

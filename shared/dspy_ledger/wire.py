@@ -20,7 +20,7 @@ from dspy_ledger.events import EVENT_TYPES, event_adapter
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
 from dspy_ledger.timestamps import canonical_time
 
-__all__ = ["Entry", "body_digest", "decode", "encode", "pack", "peek_sequence", "too_deep", "unpack"]
+__all__ = ["Encoder", "Entry", "body_digest", "decode", "encode", "pack", "peek_sequence", "too_deep", "unpack"]
 
 _KNOWN_TYPES = frozenset(EVENT_TYPES.values())
 _MOST_LEVELS = 200
@@ -52,6 +52,56 @@ def body_digest(body: bytes) -> str:
     return "sha256:" + sha256(body).hexdigest()
 
 
+class Encoder:
+    """Encodes one source's events, fast: what is the same in all of them is encoded once.
+
+    Args:
+        source: the CloudEvents source.
+        context: further attributes of every event (environment, service, release).
+    """
+
+    def __init__(self, source: str, context: Mapping[str, str] | None = None) -> None:
+        self._heads = {
+            kind: orjson.dumps(
+                {
+                    "specversion": "1.0",
+                    "source": source,
+                    "type": type_,
+                    "datacontenttype": "application/json",
+                    **(context or {}),
+                }
+            )[:-1]
+            for kind, type_ in EVENT_TYPES.items()
+        }
+
+    def pieces(
+        self,
+        kind: str,
+        data: bytes,
+        *,
+        event_id: str,
+        time: str,
+        subject: str | None = None,
+        body: bytes | None = None,
+    ) -> tuple[bytes, bytes]:
+        """The ``__data__`` bytes before and after the digits of the sequence (ten or more).
+
+        Args:
+            kind: the short name, a key of ``EVENT_TYPES``.
+            data: JSON of that event's fields.
+            body: JSON of its body; what comes out holds its digest.
+        """
+        before = b'%b,"id":%b,"time":"%b","sequence":"' % (
+            *(self._heads[kind], orjson.dumps(event_id), time.encode()),
+        )
+        after = b'","data":%b}' % data
+        if body is not None:
+            after = b'","bodydigest":"sha256:%b%b' % (sha256(body).hexdigest().encode(), after)
+        if subject is not None:
+            after = b'","subject":%b,%b' % (orjson.dumps(subject), after[2:])
+        return before, after
+
+
 def encode(
     kind: str,
     data: Mapping[str, Any],
@@ -71,23 +121,10 @@ def encode(
         data: JSON-able fields of that event.
         context: further attributes (environment, service, release).
     """
-    envelope: dict[str, Any] = {
-        "specversion": "1.0",
-        "id": event_id,
-        "source": source,
-        "type": EVENT_TYPES[kind],
-        "time": time,
-        "datacontenttype": "application/json",
-        "sequence": f"{sequence:010d}",
-    }
-    if subject is not None:
-        envelope["subject"] = subject
-    if body is not None:
-        envelope["bodydigest"] = body_digest(body)
-    if context:
-        envelope.update(context)
-    envelope["data"] = data
-    return orjson.dumps(envelope)
+    before, after = Encoder(source, context).pieces(
+        kind, orjson.dumps(data), event_id=event_id, time=time, subject=subject, body=body
+    )
+    return b"%b%010d%b" % (before, sequence, after)
 
 
 def decode(fields: Mapping[bytes, bytes]) -> Entry:
