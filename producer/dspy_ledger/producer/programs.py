@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any
 
 import uuid_utils
+from dspy.evaluate import EvaluationResult
 
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.identity import program_id as id_of
@@ -23,6 +24,7 @@ from dspy_ledger.producer.arguments import (
     version_label,
 )
 from dspy_ledger.producer.canonical import Canonical
+from dspy_ledger.producer.evaluation import dataset_of, record_evaluation, results_of, rows_of
 from dspy_ledger.producer.execution import (
     ExecutionInfo,
     Run,
@@ -37,7 +39,6 @@ from dspy_ledger.producer.models import ModelDescription, ModelManager
 from dspy_ledger.producer.proposals import Proposal
 from dspy_ledger.producer.registry import ProgramMetadata, ProgramRegistry
 from dspy_ledger.producer.serialise import json_bytes, plain
-from dspy_ledger.timestamps import utc_now
 
 __all__ = ["EvaluationMetadata", "ProgramManager"]
 
@@ -366,16 +367,23 @@ class ProgramManager:
         """Save the results of an evaluation.
 
         Args:
-            results: any JSON; its numbers are metrics.
+            results: any JSON, its numbers are metrics; or what ``dspy.Evaluate`` returned, which also gives
+                the dataset's size and digest, and the rows.
             evaluation_id: saving again under the same id and model replaces it; None makes a new one.
             dataset: ``{"name": …, "size": …, "digest": …}``.
-            rows: one value per example; kept in the event store only, not in files.
+            rows: one value per example; kept in the event store only, not in files. With CAPTURE_ROWS off,
+                only the ``score`` of each.
 
         Raises:
             UnknownProgram, UnknownVersion, UnknownModel: the message lists the known ids.
         """
         model = self.model_manager.describe(model_id)
         metadata = self._held.resolve(program_id, program_version)
+        dataset = plain_mapping("dataset", dataset)
+        if isinstance(results, EvaluationResult):
+            dataset = {**dataset_of(results), **(dataset or {})}
+            rows = rows_of(results) if rows is None else rows
+            results = results_of(results)
         return self._save_evaluation(
             {
                 "program_id": program_id,
@@ -385,11 +393,11 @@ class ProgramManager:
                 "model_info": model.info(),
                 "results": plain(results),
                 "metric_name": text("metric_name", metric_name),
-                "dataset": plain_mapping("dataset", dataset),
+                "dataset": dataset,
             },
             evaluation_id,
             metadata.version,
-            body=None if rows is None else {"rows": list(rows)},
+            rows=rows,
         )
 
     def save_feedback(
@@ -413,16 +421,17 @@ class ProgramManager:
         )
 
     def _save_evaluation(
-        self, data: dict[str, Any], evaluation_id: str | None, version: str | None, *, body: Any = None
+        self,
+        data: dict[str, Any],
+        evaluation_id: str | None,
+        version: str | None,
+        rows: Iterable[Any] | None = None,
     ) -> EvaluationMetadata:
-        event_id = str(uuid_utils.uuid7())
-        evaluation_id = event_id if evaluation_id is None else id_text("evaluation_id", evaluation_id)
-        fields = {"evaluation_id": evaluation_id, **data, "created_at": utc_now()}
-        self.ledger.record(
-            "EvaluationSaved", fields, body=body, subject=data.get("program_id"), event_id=event_id
-        )
+        if evaluation_id is not None:
+            evaluation_id = id_text("evaluation_id", evaluation_id)
+        event_id = record_evaluation(self.ledger, data, rows, evaluation_id=evaluation_id)
         return EvaluationMetadata(
-            event_id, evaluation_id, data.get("program_id"), version, data.get("model_id")
+            event_id, evaluation_id or event_id, data.get("program_id"), version, data.get("model_id")
         )
 
     # --- questions ---
