@@ -54,6 +54,11 @@ class Canonical:
     program: Any
     process_output: Callable[[Any], Any] | None
 
+    @property
+    def model_pinned(self) -> bool:
+        """Whether a predictor keeps an LM of its own."""
+        return any(parameter.get("lm") is not None for parameter in self.form["parameters"])
+
     def description(self) -> dict[str, Any]:
         """What a ProgramRegistered event says of the content."""
         return {

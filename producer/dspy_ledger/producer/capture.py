@@ -1,13 +1,14 @@
-"""What happens inside one execution: its nested module, LM, adapter and tool calls, tokens and cost."""
+"""What happens inside one execution: its nested module, LM, adapter, tool and interpreter calls."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from itertools import islice
 from threading import Lock
 from time import perf_counter
 from typing import Any
 
+from dspy.dsp.utils.settings import settings as dspy_settings
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 
 __all__ = ["NOT_CAPTURED", "Call", "Capture"]
@@ -16,6 +17,7 @@ NOT_CAPTURED = "(not captured)"
 """Stands for an error's message where inputs or outputs are not to be recorded."""
 
 _MOST_CALLS = 10_000  # of one execution; more are counted, not kept
+_MOST_LOOKED_AT = 1_000  # entries of an LM's history: a call's own is among the last, one a thread
 _TOKENS = {
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
@@ -23,117 +25,146 @@ _TOKENS = {
 }
 
 
-@dataclass(slots=True)
 class Call:
-    """One call. Offsets and durations are milliseconds from the start of the execution."""
+    """One call. ``started`` and ``ended`` are seconds on ``perf_counter``'s clock."""
 
-    kind: str
-    name: str
-    parent: int | None
-    start_ms: float
-    instance: Any = field(repr=False)
-    duration_ms: float | None = None
-    model: str | None = None
-    usage: dict[str, Any] | None = None
-    cost_usd: float | None = None
-    cached: bool | None = None
-    error: dict[str, str] | None = None
+    __slots__ = (
+        *("kind", "name", "parent", "started", "ended", "instance", "model", "usage", "cost_usd"),
+        *("cached", "error", "messages"),
+    )
 
-    def as_dict(self, *, with_messages: bool = True) -> dict[str, Any]:
-        """The call as an event's body holds it.
+    def __init__(self, kind: str, name: str, parent: Call | None, instance: Any) -> None:
+        self.kind = kind
+        self.name = name
+        self.parent = parent
+        self.instance = instance
+        self.model: str | None = None
+        self.usage: dict[str, Any] | None = None
+        self.cost_usd: float | None = None
+        self.cached: bool | None = None
+        self.error: dict[str, str] | None = None
+        self.messages: Any = None
+        self.ended: float | None = None
+        self.started = perf_counter()
+
+    def as_dict(self, began: float, parent: int | None, *, with_messages: bool = True) -> dict[str, Any]:
+        """The call as an event's body holds it; times in milliseconds.
 
         Args:
+            began: when the execution did, on the same clock.
+            parent: the index of the call it was made in.
             with_messages: an error's message may quote what went in or came out.
         """
+        ended = self.ended
         record: dict[str, Any] = {
             "kind": self.kind,
             "name": self.name,
-            "parent": self.parent,
-            "start_ms": round(self.start_ms, 3),
-            "duration_ms": None if self.duration_ms is None else round(self.duration_ms, 3),
+            "parent": parent,
+            "start_ms": round((self.started - began) * 1000, 3),
+            "duration_ms": None if ended is None else round((ended - self.started) * 1000, 3),
         }
-        for name in ("model", "usage", "cost_usd", "cached", "error"):
-            if (value := getattr(self, name)) is not None:
-                record[name] = value
-        if self.error is not None and not with_messages:
-            record["error"] = {"type": self.error["type"], "message": NOT_CAPTURED}
+        if self.kind == "lm":
+            for name in ("model", "usage", "cost_usd", "cached", "messages"):
+                if (value := getattr(self, name)) is not None:
+                    record[name] = value
+        if self.error is not None:
+            error = self.error
+            record["error"] = error if with_messages else {"type": error["type"], "message": NOT_CAPTURED}
         return record
 
 
 class Capture(BaseCallback):
-    """A DSPy callback for one execution, put in force by ``dspy.context``.
+    """A DSPy callback for one execution, in force for the time of its root call.
 
-    ``calls`` is in order of their starts; a call's ``parent`` is an index into it. DSPy runs the hooks
-    synchronously and logs, never raises, what goes wrong in one.
+    ``calls`` is in order of their starts. DSPy runs the hooks synchronously, in whatever thread the call
+    is made, and logs, never raises, what goes wrong in one.
+
+    Args:
+        messages: keep what each LM call was asked and what it answered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, messages: bool = False) -> None:
         self.started = perf_counter()
         self.calls: list[Call] = []
-        self.counts: Counter[str] = Counter()
         self.lms: list[Any] = []
-        self._open: dict[str, int] = {}
-        self._lock = Lock()  # dspy.Parallel calls the hooks from several threads
+        self.ended = False
+        self._messages = messages
+        self._open: dict[str | None, Call] = {}
+        self._left_out: Counter[str] = Counter()
+        self._lock = Lock()
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the execution began."""
         return (perf_counter() - self.started) * 1000
 
+    def counts(self) -> dict[str, int]:
+        """How many calls there were of each kind, those that were not kept included."""
+        return dict(Counter(call.kind for call in self.calls) + self._left_out)
+
     def usage(self) -> dict[str, int | float]:
         """Tokens summed over the LM calls that were billed."""
-        total: Counter[str] = Counter()
+        total: dict[str, int | float] = {}
         for call in self._billed():
             for name, count in (call.usage or {}).items():
-                total[name] += count
-        return dict(total)
+                total[name] = total.get(name, 0) + count
+        return total
 
     def cost_usd(self) -> float | None:
         """US dollars of all billed LM calls; None when no price was known."""
         costs = [call.cost_usd for call in self._billed() if call.cost_usd is not None]
         return sum(costs) if costs else None
 
+    def as_dicts(self, *, with_messages: bool = True) -> list[dict[str, Any]]:
+        """The calls as an event's body holds them; a ``parent`` is an index into this list."""
+        calls = list(self.calls)  # a call left behind in a thread may still add to it
+        places = {call: index for index, call in enumerate(calls)}
+        return [
+            call.as_dict(
+                self.started,
+                None if call.parent is None else places.get(call.parent),
+                with_messages=with_messages,
+            )
+            for call in calls
+        ]
+
     def _billed(self) -> list[Call]:
         """LM calls with usage, without those that only pass on what an LM below them used."""
-        wrappers: set[int] = set()
-        billed = [index for index, call in enumerate(self.calls) if call.usage]
-        for index in billed:
-            above = self.calls[index].parent
-            while above is not None:
+        billed = [call for call in list(self.calls) if call.usage]
+        wrappers: set[Call] = set()
+        for call in billed:
+            above = call.parent
+            while above is not None and above not in wrappers:
                 wrappers.add(above)
-                above = self.calls[above].parent
-        return [self.calls[index] for index in billed if index not in wrappers]
+                above = above.parent
+        return [call for call in billed if call not in wrappers]
 
-    # --- DSPy's hooks ---
-
-    def _start(self, kind: str, call_id: str, instance: Any, name: str | None = None) -> None:
-        with self._lock:
-            self.counts[kind] += 1
-            if len(self.calls) >= _MOST_CALLS:
-                return
-            parent = self._open.get(ACTIVE_CALL_ID.get() or "")
-            self._open[call_id] = len(self.calls)
-            self.calls.append(
-                Call(kind, name or type(instance).__name__, parent, self.elapsed_ms(), instance)
-            )
+    def _start(self, kind: str, call_id: str, instance: Any, name: str) -> None:
+        calls = self.calls
+        if len(calls) >= _MOST_CALLS:
+            with self._lock:  # dspy.Parallel calls the hooks from several threads
+                self._left_out[kind] += 1
+            return
+        call = Call(kind, name, self._open.get(ACTIVE_CALL_ID.get()), instance)
+        self._open[call_id] = call
+        calls.append(call)
 
     def _end(self, call_id: str, exception: BaseException | None) -> Call | None:
-        index = self._open.pop(call_id, None)
-        if index is None:
+        call = self._open.pop(call_id, None)
+        if call is None:
             return None
-        call = self.calls[index]
-        call.duration_ms = self.elapsed_ms() - call.start_ms
+        call.ended = perf_counter()
         if exception is not None:
             call.error = {"type": type(exception).__name__, "message": str(exception)[:2000]}
         return call
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._start("module", call_id, instance)
+        self._start("module", call_id, instance, type(instance).__name__)
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         self._end(call_id, exception)
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._start("tool", call_id, instance, getattr(instance, "name", None))
+        self._start("tool", call_id, instance, getattr(instance, "name", None) or type(instance).__name__)
 
     def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         self._end(call_id, exception)
@@ -154,8 +185,25 @@ class Capture(BaseCallback):
     ) -> None:
         self._end(call_id, exception)
 
+    def on_interpreter_execute_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._start("interpreter", call_id, instance, f"{type(instance).__name__}.execute")
+
+    def on_interpreter_tool_call_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._start("interpreter", call_id, instance, f"{type(instance).__name__}.invoke_tool")
+
+    def on_interpreter_startup_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._start("interpreter", call_id, instance, f"{type(instance).__name__}.start")
+
+    def on_interpreter_shutdown_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._start("interpreter", call_id, instance, f"{type(instance).__name__}.shutdown")
+
+    on_interpreter_execute_end = on_tool_end
+    on_interpreter_tool_call_end = on_tool_end
+    on_interpreter_startup_end = on_tool_end
+    on_interpreter_shutdown_end = on_tool_end
+
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._start("lm", call_id, instance, getattr(instance, "model", None))
+        self._start("lm", call_id, instance, getattr(instance, "model", None) or type(instance).__name__)
         if not any(lm is instance for lm in self.lms):
             self.lms.append(instance)
 
@@ -164,12 +212,16 @@ class Capture(BaseCallback):
         if call is None or exception is not None:
             return
         call.model = call.name
+        if dspy_settings.disable_history:
+            return
         # The hook is not told the usage. The call's own history entry is the one that holds this very
         # list of outputs; another thread's has another list.
-        history = getattr(call.instance, "history", ())
-        entry = next((e for e in reversed(list(history)) if e.get("outputs") is outputs), None)
+        last = islice(reversed(getattr(call.instance, "history", ())), _MOST_LOOKED_AT)
+        entry = next((entry for entry in last if entry.get("outputs") is outputs), None)
         if entry is None:
             return
+        if self._messages:
+            call.messages = _conversation(entry, outputs)
         usage = entry.get("usage") or {}
         call.usage = {ours: usage[theirs] for theirs, ours in _TOKENS.items() if usage.get(theirs)}
         if usage and not call.usage:
@@ -177,3 +229,10 @@ class Capture(BaseCallback):
         call.cached = not usage
         if usage and entry.get("cost") is not None:  # a cache hit repeats the cost of the first call
             call.cost_usd = float(entry["cost"])
+
+
+def _conversation(entry: dict[str, Any], outputs: Any) -> list[Any]:
+    """What an LM call was asked and what it answered, as messages."""
+    asked = entry.get("messages") or [{"role": "user", "content": entry.get("prompt")}]
+    answers = outputs if isinstance(outputs, list) else [outputs]
+    return [*asked, *({"role": "assistant", "content": answer} for answer in answers)]

@@ -1,21 +1,43 @@
-"""Running one program once on one model, and what there is to record of it."""
+"""One execution of a program, from its beginning to its record, however the program is run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from importlib.metadata import version as distribution_version
+from typing import Any, Self
 
 import dspy
+import uuid_utils
 from dspy.dsp.utils.settings import settings as dspy_settings
+from dspy.streaming.messages import StatusMessage
 
 from dspy_ledger.errors import InvalidFields
 from dspy_ledger.identity import Interface
 from dspy_ledger.producer.capture import NOT_CAPTURED, Capture
+from dspy_ledger.producer.ledger import Ledger
+from dspy_ledger.producer.models import ModelDescription
+from dspy_ledger.producer.scope import EXECUTION, put_in_force, restore
 from dspy_ledger.producer.serialise import plain
 from dspy_ledger.timestamps import utc_now
 
-__all__ = ["ExecutionInfo", "Run", "check_inputs", "execution_body", "execution_data", "run"]
+__all__ = ["Execution", "ExecutionInfo", "Identity", "check_inputs", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which program runs. ``content_hash`` is None where it can't be told.
+
+    ``provisional``: Redis could not be asked yet, ``version`` may still become another.
+    """
+
+    program_id: str
+    name: str
+    content_hash: str | None
+    model_pinned: bool = False
+    version: str | None = None
+    provisional: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +66,180 @@ class ExecutionInfo:
     prediction: Any = field(repr=False)
     provisional: bool = False
 
+    @classmethod
+    def of(cls, data: Mapping[str, Any], program: Identity, prediction: Any) -> Self:
+        """From an ExecutionCompleted event's fields."""
+        return cls(
+            program_version=program.version,
+            timestamp=data["started_at"],
+            prediction=prediction,
+            provisional=program.provisional,
+            **{
+                name: data[name]
+                for name in (
+                    *("execution_id", "program_id", "program_name", "content_hash", "model_id"),
+                    *("model_info", "models", "model_pinned", "latency_ms", "usage", "cost_usd", "trace_id"),
+                )
+            },
+        )
+
+
+class Execution:
+    """One execution: put in force around a root call, then ended and recorded.
+
+    Args:
+        model_id: the model that was asked for, where it has an id; None takes what DSPy's settings say.
+        id_of: the model id of an LM; None takes its model's name.
+        trace_id: the host's own, to find the execution by.
+        metadata: kept with the execution.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        model: ModelDescription | None = None,
+        id_of: Callable[[Any], str] | None = None,
+        trace_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.execution_id = str(uuid_utils.uuid7())
+        self.started_at = utc_now()
+        self.capture = Capture(messages=ledger.settings.capture_messages)
+        self.latency_ms: float | None = None
+        self.first_chunk_ms: float | None = None
+        self._ledger = ledger
+        self._model = model
+        self._id_of = id_of or _name_of
+        self._trace_id = None if trace_id is None else str(trace_id)
+        self._metadata = metadata
+        self._lm: Any = None
+        self._adapter: Any = None
+
+    def begin(self, **more: Any) -> Any:
+        """Put this execution in force; a token for :meth:`leave`.
+
+        Args:
+            more: further settings of DSPy for its time.
+        """
+        # Of an execution within an execution, each records its own calls only.
+        callbacks = [other for other in dspy_settings.callbacks or () if not isinstance(other, Capture)]
+        settings = {**more, "callbacks": [*callbacks, self.capture], EXECUTION: self.capture}
+        if (stream := dspy_settings.send_stream) is not None:
+            settings["send_stream"] = _NotedStream(stream, self)
+        token = put_in_force(settings)
+        self._lm = dspy_settings.lm
+        self._adapter = dspy_settings.adapter
+        return token
+
+    def leave(self, token: Any) -> None:
+        """The program returned: what was in force before is so again, and its time is taken."""
+        self.latency_ms = self.capture.elapsed_ms()
+        restore(token)
+
+    def end(
+        self,
+        program: Identity,
+        inputs: Mapping[str, Any] | None,
+        outputs: Any,
+        error: BaseException | None = None,
+    ) -> dict[str, Any]:
+        """Record what there is to record; the event's data. Never raises."""
+        capture = self.capture
+        capture.ended = True
+        models = list(dict.fromkeys(map(self._id_of, capture.lms)))
+        data = {
+            "execution_id": self.execution_id,
+            "program_id": program.program_id,
+            "program_version": None if program.provisional else program.version,
+            "content_hash": program.content_hash,
+            "program_name": program.name,
+            **self._model_in_force(models),
+            "models": models,
+            "model_pinned": program.model_pinned,
+            "status": "ok" if error is None else "error",
+            "error": None if error is None else _described(error),
+            "started_at": self.started_at,
+            "latency_ms": round(capture.elapsed_ms() if self.latency_ms is None else self.latency_ms, 3),
+            "time_to_first_chunk_ms": self.first_chunk_ms,
+            "usage": capture.usage(),
+            "cost_usd": capture.cost_usd(),
+            "call_counts": capture.counts(),
+            "trace_id": self._trace_id,
+            "metadata": plain(self._metadata or {}),
+            "adapter": "ChatAdapter" if self._adapter is None else type(self._adapter).__name__,
+            "dspy_version": _dspy_version(),
+        }
+        try:
+            _record(self._ledger, data, inputs, outputs, capture)
+        except Exception as problem:  # noqa: BLE001  the host comes first: counted and said, never raised
+            self._ledger.drop(problem)
+        return data
+
+    def _model_in_force(self, answered: list[str]) -> dict[str, Any]:
+        """The model asked for; without one, the LM in force if it answered, else what did."""
+        if self._model is not None:
+            return {"model_id": self._model.model_id, "model_info": self._model.info()}
+        name = None if self._lm is None else self._id_of(self._lm)
+        if answered and name not in answered:
+            name = answered[0]
+        if name is None:
+            return {"model_id": None, "model_info": None}
+        return {"model_id": name, "model_info": ModelDescription.of(name, name).info()}
+
+
+class _NotedStream:
+    """DSPy's stream of chunks, of which the first one's moment is noted."""
+
+    def __init__(self, stream: Any, execution: Execution) -> None:
+        self._stream = stream
+        self._execution = execution
+
+    async def send(self, chunk: Any) -> None:
+        execution = self._execution
+        if execution.first_chunk_ms is None and not isinstance(chunk, StatusMessage):
+            execution.first_chunk_ms = round(execution.capture.elapsed_ms(), 3)
+        await self._stream.send(chunk)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
 
 @dataclass(slots=True)
 class Run:
-    """One run: its capture and how it ended."""
+    """How a run of a program ended."""
 
-    capture: Capture
-    started_at: str
     prediction: Any = None
     value: Any = None
     error: BaseException | None = None
-    latency_ms: float = 0.0
-    adapter: str = "ChatAdapter"
+
+
+async def run(
+    execution: Execution,
+    program: Any,
+    lm: Any,
+    inputs: Mapping[str, Any],
+    process_output: Callable[[Any], Any] | None,
+) -> Run:
+    """Call a program on a model; the exception, if any, is in the result, not raised.
+
+    The LM is set for this call only, so that concurrent calls may use others. A module whose ``aforward``
+    belongs to its ``forward`` is awaited, another runs in DSPy's worker threads.
+    """
+    this = Run()
+    token = execution.begin(lm=lm)
+    try:
+        try:
+            if _is_async(program):
+                this.prediction = await program.acall(**inputs)
+            else:
+                this.prediction = await dspy.asyncify(program)(**inputs)
+        finally:
+            execution.leave(token)
+        this.value = this.prediction if process_output is None else process_output(this.prediction)
+    except BaseException as error:  # noqa: BLE001  also cancellation: recorded, then raised by the caller
+        this.error = error
+    return this
 
 
 def check_inputs(
@@ -85,33 +269,6 @@ def check_inputs(
         )
 
 
-async def run(
-    program: Any, lm: Any, inputs: Mapping[str, Any], process_output: Callable[[Any], Any] | None
-) -> Run:
-    """Call a program on a model; the exception, if any, is in the result, not raised.
-
-    The LM is set for this call only (``dspy.context``), so that concurrent calls may use others. A module
-    whose ``aforward`` belongs to its ``forward`` is awaited, another runs in DSPy's worker threads.
-    """
-    capture = Capture()
-    this = Run(capture, utc_now())
-    try:
-        # Of an execution within an execution, each records its own calls only.
-        others = [other for other in dspy_settings.callbacks or () if not isinstance(other, Capture)]
-        with dspy.context(lm=lm, callbacks=[*others, capture]):
-            this.adapter = type(dspy_settings.adapter or dspy.ChatAdapter()).__name__
-            if _is_async(program):
-                this.prediction = await program.acall(**inputs)
-            else:
-                this.prediction = await dspy.asyncify(program)(**inputs)
-        this.latency_ms = capture.elapsed_ms()
-        this.value = this.prediction if process_output is None else process_output(this.prediction)
-    except BaseException as error:  # noqa: BLE001  also cancellation: recorded, then raised by the caller
-        this.latency_ms = this.latency_ms or capture.elapsed_ms()
-        this.error = error
-    return this
-
-
 def _is_async(program: Any) -> bool:
     """Whether ``aforward`` does what ``forward`` does: it is defined in the same class, or in a nearer one.
 
@@ -127,56 +284,26 @@ def _is_async(program: Any) -> bool:
     return False
 
 
-def execution_data(
-    info: ExecutionInfo,
-    this: Run,
-    metadata: Mapping[str, Any] | None,
-    *,
-    with_messages: bool,
-    dspy_version: str,
-) -> dict[str, Any]:
-    """The fields of ExecutionCompleted; no version while it is provisional.
-
-    Args:
-        with_messages: an error's message may quote what went in or came out.
-    """
-    return {
-        "execution_id": info.execution_id,
-        "program_id": info.program_id,
-        "program_version": None if info.provisional else info.program_version,
-        "content_hash": info.content_hash,
-        "program_name": info.program_name,
-        "model_id": info.model_id,
-        "model_info": info.model_info,
-        "models": info.models,
-        "model_pinned": info.model_pinned,
-        "status": "ok" if this.error is None else "error",
-        "error": None if this.error is None else _described(this.error, with_message=with_messages),
-        "started_at": info.timestamp,
-        "latency_ms": round(info.latency_ms, 3),
-        "usage": info.usage,
-        "cost_usd": info.cost_usd,
-        "call_counts": dict(this.capture.counts),
-        "trace_id": info.trace_id,
-        "metadata": plain(metadata or {}),
-        "adapter": this.adapter,
-        "dspy_version": dspy_version,
-    }
+def _record(
+    ledger: Ledger, data: dict[str, Any], inputs: Mapping[str, Any] | None, outputs: Any, capture: Capture
+) -> None:
+    """What is not to be captured is not in the event."""
+    settings = ledger.settings
+    with_messages = settings.capture_inputs and settings.capture_outputs
+    if data["error"] is not None and not with_messages:
+        data["error"]["message"] = NOT_CAPTURED
+    body: dict[str, Any] = {"inputs": dict(inputs or {})} if settings.capture_inputs else {}
+    if settings.capture_outputs:
+        body["outputs"] = None if outputs is None else _fields(outputs)
+    body["calls"] = capture.as_dicts(with_messages=with_messages)
+    ledger.record(
+        "ExecutionCompleted", data, body=body, subject=data["program_id"], event_id=data["execution_id"]
+    )
 
 
-def execution_body(this: Run, inputs: Mapping[str, Any] | None, *, with_outputs: bool) -> dict[str, Any]:
-    """The body of ExecutionCompleted: what is not to be captured is not in it."""
-    body: dict[str, Any] = {} if inputs is None else {"inputs": dict(inputs)}
-    if with_outputs:
-        body["outputs"] = None if this.prediction is None else _fields(this.prediction)
-    with_messages = inputs is not None and with_outputs
-    body["calls"] = [call.as_dict(with_messages=with_messages) for call in this.capture.calls]
-    return body
-
-
-def _described(error: BaseException, *, with_message: bool) -> dict[str, str]:
+def _described(error: BaseException) -> dict[str, str]:
     try:
-        message = str(error) if with_message else NOT_CAPTURED
+        message = str(error)
     except Exception as hostile:  # noqa: BLE001  the exception is the host's
         message = f"(its text raises {type(hostile).__name__})"
     kept: dict[str, str] = plain({"type": type(error).__name__, "message": message[:10_000]})
@@ -189,3 +316,12 @@ def _fields(prediction: Any) -> Any:
         return dict(prediction.items()) if isinstance(prediction, dspy.Example) else prediction
     except Exception:  # noqa: BLE001  the host's own class: described as a whole
         return prediction
+
+
+def _name_of(lm: Any) -> str:
+    return str(getattr(lm, "model", None) or type(lm).__name__)
+
+
+@cache
+def _dspy_version() -> str:
+    return distribution_version("dspy")

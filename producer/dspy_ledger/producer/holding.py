@@ -70,6 +70,7 @@ class HeldPrograms:
         metadata: ProgramMetadata,
     ) -> None:
         """Keep a content that was registered or loaded; if it is a release, ``latest`` means it now."""
+        self._registry.holds(metadata)
         with self._lock:
             self._held[program_id, canonical.content_hash] = HeldProgram.of(canonical, process_output)
             if not Version.parse(metadata.version).is_prerelease:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version as distribution_version
 from threading import Lock
 from typing import Any
 
-import uuid_utils
 from dspy.evaluate import EvaluationResult
 
 from dspy_ledger.errors import InvalidInput
@@ -25,18 +24,10 @@ from dspy_ledger.producer.arguments import (
 )
 from dspy_ledger.producer.canonical import Canonical
 from dspy_ledger.producer.evaluation import dataset_of, record_evaluation, results_of, rows_of
-from dspy_ledger.producer.execution import (
-    ExecutionInfo,
-    Run,
-    check_inputs,
-    execution_body,
-    execution_data,
-    run,
-)
+from dspy_ledger.producer.execution import Execution, ExecutionInfo, Identity, check_inputs, run
 from dspy_ledger.producer.holding import HeldPrograms
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.models import ModelDescription, ModelManager
-from dspy_ledger.producer.proposals import Proposal
 from dspy_ledger.producer.registry import ProgramMetadata, ProgramRegistry
 from dspy_ledger.producer.serialise import json_bytes, plain
 
@@ -65,11 +56,10 @@ class ProgramManager:
     def __init__(self, *, model_manager: ModelManager, ledger: Ledger) -> None:
         self.model_manager = model_manager
         self.ledger = ledger
-        self.registry = ProgramRegistry(ledger)
+        self.registry = ProgramRegistry.of(ledger)
         self._held = HeldPrograms(self.registry, model_manager)
         self._answers: dict[tuple[Any, ...], None] = {}  # what was registered here, and how
         self._lock = Lock()
-        self._dspy_version = distribution_version("dspy")
 
     # --- registering ---
 
@@ -187,8 +177,16 @@ class ProgramManager:
         known = self.registry.of_content(program_id, canonical.content_hash)
         warning = None
         if known is None or (what, how) not in self._answers:
-            known, warning = self._offer(
-                canonical, program_id, name, description, wanted, *labels, parent, optimizer
+            known, warning = self.registry.offer(
+                canonical,
+                program_id,
+                name,
+                description=description,
+                tags=wanted,
+                requested=labels[0],
+                base_version=labels[1],
+                parent=parent,
+                optimizer=optimizer,
             )
         with self._lock:
             while len(self._answers) >= _MOST_ANSWERS:
@@ -198,40 +196,6 @@ class ProgramManager:
         if warning:
             warnings.warn(warning, stacklevel=3)
         return known
-
-    def _offer(
-        self,
-        canonical: Canonical,
-        program_id: str,
-        name: str,
-        description: str | None,
-        tags: list[str],
-        requested: str | None,
-        base_version: str | None,
-        parent: ProgramMetadata | None,
-        optimizer: dict[str, Any] | None,
-    ) -> tuple[ProgramMetadata, str | None]:
-        """Send a registration; what became of it, and a warning."""
-        data = {
-            **canonical.description(),
-            "program_id": program_id,
-            "name": name,
-            "description": description,
-            "tags": tags,
-            "parent_id": parent.id if parent else None,
-            "parent_version": parent.version if parent else None,
-            "optimizer": optimizer,
-            "dspy_version": self._dspy_version,
-        }
-        state = json_bytes(canonical.state) if self.ledger.settings.capture_demos else None
-        proposal = Proposal.make(
-            plain(data),
-            state,
-            requested=requested,
-            base_version=base_version,
-            parent_content=parent.content_hash if parent else None,
-        )
-        return self.registry.register(proposal)
 
     # --- running ---
 
@@ -270,55 +234,29 @@ class ProgramManager:
             chosen = await asyncio.to_thread(self._held.runnable, program_id, program_version)
         version, held = chosen
         check_inputs(program_id, held.canonical.interface, input_data, takes_more=held.canonical.takes_more)
-        execution_id = str(uuid_utils.uuid7())
-        this = await run(held.program, lm, input_data, held.process_output)
+        execution = Execution(
+            self.ledger,
+            model=model,
+            id_of=lambda lm: self.model_manager.id_of(lm, model_id),
+            trace_id=trace_id,
+            metadata=metadata,
+        )
+        this = await run(execution, held.program, lm, input_data, held.process_output)
         version = self.registry.of_content(program_id, version.content_hash) or version
-        info = ExecutionInfo(
-            execution_id=execution_id,
-            program_id=program_id,
-            program_name=version.name,
-            program_version=version.version or None,
-            content_hash=version.content_hash,
-            model_id=model_id,
-            model_info=model.info(),
-            models=list(dict.fromkeys(self.model_manager.id_of(used, model_id) for used in this.capture.lms)),
-            model_pinned=any(p.get("lm") is not None for p in held.canonical.form["parameters"]),
-            timestamp=this.started_at,
-            latency_ms=this.latency_ms,
-            usage=this.capture.usage(),
-            cost_usd=this.capture.cost_usd(),
-            trace_id=None if trace_id is None else str(trace_id),
-            prediction=this.prediction,
+        program = Identity(
+            program_id,
+            version.name,
+            version.content_hash,
+            held.canonical.model_pinned,
+            version=version.version or None,
             provisional=version.provisional,
         )
-        try:
-            self._record(info, this, input_data, metadata)
-            if this.error is not None:
-                this.error.add_note(f"execution_id={execution_id}")
-        except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
-            self.ledger.drop(error)
+        data = execution.end(program, input_data, this.prediction, this.error)
         if this.error is not None:
+            with suppress(Exception):  # the host's own class may refuse it
+                this.error.add_note(f"execution_id={execution.execution_id}")
             raise this.error
-        return this.value, info
-
-    def _record(
-        self,
-        info: ExecutionInfo,
-        this: Run,
-        inputs: Mapping[str, Any],
-        metadata: Mapping[str, Any] | None,
-    ) -> None:
-        settings = self.ledger.settings
-        with_messages = settings.capture_inputs and settings.capture_outputs
-        data = execution_data(
-            info, this, metadata, with_messages=with_messages, dspy_version=self._dspy_version
-        )
-        body = execution_body(
-            this, inputs if settings.capture_inputs else None, with_outputs=settings.capture_outputs
-        )
-        self.ledger.record(
-            "ExecutionCompleted", data, body=body, subject=info.program_id, event_id=info.execution_id
-        )
+        return this.value, ExecutionInfo.of(data, program, this.prediction)
 
     def registration_of(self, program_class: Any) -> ProgramMetadata | None:
         """This process's registration of that content, under whatever name; None when there is none.

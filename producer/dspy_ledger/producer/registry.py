@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version as distribution_version
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
 from dspy_ledger.errors import LedgerError, LedgerUnavailable, UnknownProgram, UnknownVersion
 from dspy_ledger.lineage import program_tree
+from dspy_ledger.producer.canonical import Canonical
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.proposals import Proposal, Settled
+from dspy_ledger.producer.serialise import json_bytes, plain
 from dspy_ledger.registry_format import decode_content, decode_known
 from dspy_ledger.versions import Known, highest_release
 
@@ -27,6 +32,10 @@ _log = logging.getLogger("dspy_ledger.producer")
 _DECIDE = 0.2  # seconds a registration may wait for Redis; 250 ms with everything around it
 _LOOK = 0.2  # seconds a look at Redis may take when the cache lacks something
 _FRESH = 2.0  # seconds for which a look is not repeated
+
+# By the ledger's id(), which can't be another's as long as the registry keeps the ledger alive.
+_shared: weakref.WeakValueDictionary[int, ProgramRegistry] = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -92,10 +101,58 @@ class ProgramRegistry:
         self._programs: dict[str, _Program] = {}
         self._lock = threading.RLock()
         self._looked_at = -_FRESH
+        self._here: dict[str, str] = {}  # contents that this process registered or loaded → program id
         ledger.on_settled(self._settled)
 
-    def register(self, proposal: Proposal) -> tuple[ProgramMetadata, str | None]:
+    @classmethod
+    def of(cls, ledger: Ledger) -> Self:
+        """The one that all who record to this ledger share in this process."""
+        with _sharing:
+            registry = _shared.get(id(ledger))
+            if registry is None:
+                registry = _shared[id(ledger)] = cls(ledger)
+        return registry  # type: ignore[return-value]
+
+    def offer(
+        self,
+        canonical: Canonical,
+        program_id: str,
+        name: str,
+        *,
+        description: str | None = None,
+        tags: Iterable[str] = (),
+        requested: str | None = None,
+        base_version: str | None = None,
+        parent: ProgramMetadata | None = None,
+        optimizer: dict[str, Any] | None = None,
+        timeout: float = _DECIDE,
+    ) -> tuple[ProgramMetadata, str | None]:
+        """Register a content; see :meth:`register`."""
+        data = {
+            **canonical.description(),
+            "program_id": program_id,
+            "name": name,
+            "description": description,
+            "tags": list(tags),
+            "parent_id": parent.id if parent else None,
+            "parent_version": parent.version if parent else None,
+            "optimizer": optimizer,
+            "dspy_version": distribution_version("dspy"),
+        }
+        proposal = Proposal.make(
+            plain(data),
+            json_bytes(canonical.state) if self._ledger.settings.capture_demos else None,
+            requested=requested,
+            base_version=base_version,
+            parent_content=parent.content_hash if parent else None,
+        )
+        return self.register(proposal, timeout=timeout)
+
+    def register(self, proposal: Proposal, *, timeout: float = _DECIDE) -> tuple[ProgramMetadata, str | None]:
         """Record a registration and have its version decided, or decide it provisionally.
+
+        Args:
+            timeout: seconds to wait for Redis at most; with 0 the version is decided when it is sent.
 
         Returns:
             The version, and a warning that the version rule gave.
@@ -104,7 +161,7 @@ class ProgramRegistry:
         with self._lock:
             local = proposal.decide(self._program(data["program_id"]).known)
         data["version"] = local.version
-        settled = self._ledger.register(proposal, timeout=_DECIDE)
+        settled = self._ledger.register(proposal, timeout=timeout)
         decision = local if settled is None else settled.decision
         with self._lock:
             current = self._program(data["program_id"]).metadata.get(data["content_hash"])
@@ -114,7 +171,19 @@ class ProgramRegistry:
                     data, event_id=proposal.event_id, provisional=undecided, version=decision.version
                 )
             )
+        self.holds(kept)
         return kept, decision.warning
+
+    def holds(self, metadata: ProgramMetadata) -> None:
+        """Note that this process registered or loaded that content."""
+        with self._lock:
+            self._here.setdefault(metadata.content_hash, metadata.id)
+
+    def held(self, content_hash: str) -> ProgramMetadata | None:
+        """What this process registered or loaded that content as, first; None when it did not."""
+        with self._lock:
+            program_id = self._here.get(content_hash)
+            return None if program_id is None else self.of_content(program_id, content_hash)
 
     def _settled(self, settled: Settled) -> None:
         """A version was decided, now or long after it was provisional (called in the sender's thread)."""

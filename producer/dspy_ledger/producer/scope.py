@@ -8,12 +8,13 @@ can't take it away.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from contextvars import Token
 from typing import Any
 
 import dspy
-from dspy.dsp.utils.settings import settings as dspy_settings
+from dspy.dsp.utils.settings import thread_local_overrides
 
-__all__ = ["EXECUTION", "QUIET", "current_execution", "is_quiet", "quiet"]
+__all__ = ["EXECUTION", "QUIET", "current_execution", "is_quiet", "put_in_force", "quiet", "restore"]
 
 EXECUTION = "dspy_ledger_execution"
 """Key of the capture of the execution that the current call is part of."""
@@ -22,16 +23,28 @@ QUIET = "dspy_ledger_quiet"
 
 
 def current_execution() -> Any:
-    """The capture of the execution in force; None outside of one."""
-    return dspy_settings.get(EXECUTION)
+    """The capture of the execution in force; None outside of one, and once it ended."""
+    capture = thread_local_overrides.get().get(EXECUTION)
+    return None if capture is None or capture.ended else capture
 
 
 def is_quiet() -> bool:
     """Whether calls are part of a compile or an evaluation: no executions, no registrations of themselves."""
-    return bool(dspy_settings.get(QUIET))
+    return bool(thread_local_overrides.get().get(QUIET))
 
 
 def quiet() -> AbstractContextManager[None]:
     """For the time of a compile or an evaluation."""
     held: AbstractContextManager[None] = dspy.context(**{QUIET: True})
     return held
+
+
+def put_in_force(settings: dict[str, Any]) -> Token[Any]:
+    """Set DSPy's settings here, as ``dspy.context`` does, until :func:`restore` is given the token."""
+    token: Token[Any] = thread_local_overrides.set({**thread_local_overrides.get(), **settings})
+    return token
+
+
+def restore(token: Token[Any]) -> None:
+    """Back to the settings before; in the context that they were set in."""
+    thread_local_overrides.reset(token)
