@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import inspect
 import json
 import os
 import subprocess
@@ -10,13 +12,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cloudpickle
 import dspy
 import pytest
 from dspy.evaluate import EvaluationResult
+from dspy.teleprompt import Teleprompter
 from dspy.utils import DummyLM
 
 from dspy_ledger.producer import Ledger, ModelManager, ProgramManager
+from dspy_ledger.producer.evaluating import install, remove
 from dspy_ledger.producer.evaluation import dataset_digest, metric_name, results_of, rows_of
+from dspy_ledger.producer.scope import is_quiet
 from dspy_ledger.settings import Settings
 from producer.test_programs import MODEL, Answers, sent
 
@@ -191,3 +197,256 @@ def test_digest_holds_bytes_by_their_digest_and_not_which_fields_are_inputs() ->
     assert dataset_digest([example]) == dataset_digest([example.with_inputs("answer")])
     images = [dspy.Example(image=bytes([n]) * 10_000) for n in range(2)]
     assert dataset_digest(images[:1]) != dataset_digest(images[1:])
+
+
+# --- DSPy's Evaluate and optimizers, watched ---
+
+
+@pytest.fixture
+def watched(make_manager) -> Iterator[ProgramManager]:
+    """Every program is registered under its class's name when it is evaluated."""
+    manager = make_manager()
+
+    def identify(program) -> dict:
+        known = manager.register_program(program)
+        return {
+            "program_id": known.id,
+            "program_version": known.version,
+            "content_hash": known.content_hash,
+        }
+
+    install(manager.ledger, identify)
+    yield manager
+    remove()
+
+
+class Capitals(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.ChainOfThought(QA)
+
+    def forward(self, question: str):
+        return self.answer(question=question)
+
+
+class Listening(dspy.Module):
+    """Tells whether it was quiet in each of its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[bool] = []
+
+    def forward(self, question: str):
+        self.heard.append(is_quiet())
+        return dspy.Prediction(answer="Paris")
+
+
+def test_evaluation_is_recorded_with_its_program_model_metric_dataset_and_rows(watched, valkey) -> None:
+    result = evaluated(dspy.Predict(QA), metric=functools.partial(exact, trace=None))
+    [event] = sent(watched, valkey, "EvaluationSaved")
+    [registered] = sent(watched, valkey, "ProgramRegistered")
+    data = event.envelope["data"]
+    assert event.envelope["subject"] == data["program_id"] == registered.envelope["data"]["program_id"]
+    assert data["content_hash"] == registered.envelope["data"]["content_hash"]
+    assert data["program_version"] == "1.0.0"
+    assert data["model_id"] == "dummy"
+    assert data["model_info"] == {"provider": None, "base_model": "dummy", "model_name": "dummy"}
+    assert data["metric_name"] == "exact"
+    assert data["results"] == {"score": result.score, "failed": 0}
+    assert data["dataset"] == {"name": None, "size": 3, "digest": dataset_digest(questions())}
+    rows = json.loads(event.body)["rows"]
+    assert [row["score"] for row in rows] == [1, 0, 0]
+    assert rows[0]["inputs"] == {"question": "France"}
+
+
+def test_dataset_is_named_by_the_callers_metadata_and_the_model_by_what_is_pinned(watched, valkey) -> None:
+    program = Capitals()
+    program.set_lm(Answers("openai/gpt-4.1", answer="Rome", reasoning="…"))
+    evaluate = dspy.Evaluate(devset=[], num_threads=1)
+    with dspy.context(lm=DummyLM(LM)):
+        evaluate(program, exact, questions(2), callback_metadata={"dataset": "two countries"})
+    [event] = sent(watched, valkey, "EvaluationSaved")
+    data = event.envelope["data"]
+    assert data["dataset"]["name"] == "two countries"
+    assert data["dataset"]["size"] == 2
+    assert data["metric_name"] == "exact"
+    assert data["model_id"] == "openai/gpt-4.1"
+    assert data["results"]["score"] == 50.0
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_all_is_quiet_within_an_evaluation_in_every_thread(watched, threads) -> None:
+    program = Listening()
+    dspy.Evaluate(devset=questions() * 5, metric=exact, num_threads=threads)(program)
+    assert program.heard == [True] * 15
+    program(question="Italy")
+    assert program.heard[-1] is False
+
+
+def test_evaluation_that_fails_raises_what_it_raises_and_is_not_recorded(watched, valkey) -> None:
+    with pytest.raises(ValueError, match="at least one example"):
+        dspy.Evaluate(devset=[], metric=exact)(Capitals())
+    failure = KeyboardInterrupt()
+
+    def interrupted(example, prediction, trace=None):
+        raise failure
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        dspy.Evaluate(devset=questions(), metric=interrupted, num_threads=1)(Listening())
+    assert raised.value is failure
+    assert not is_quiet()
+    assert not sent(watched, valkey, "EvaluationSaved")
+    assert not sent(watched, valkey, "ProgramRegistered")
+
+
+def test_evaluation_of_what_is_no_program_goes_by_unrecorded(watched, valkey) -> None:
+    result = dspy.Evaluate(devset=questions(), metric=exact, num_threads=1)(
+        lambda question: dspy.Prediction(answer="Paris")
+    )
+    assert result.score == 33.33
+    assert not sent(watched, valkey, "EvaluationSaved")
+    assert watched.ledger.stats().dropped == 0
+
+
+def test_error_of_ours_is_counted_and_the_host_gets_its_result(watched) -> None:
+    def broken(program):
+        raise RuntimeError("the ledger's own bug")
+
+    remove()
+    install(watched.ledger, broken)
+    assert evaluated().score == 33.33
+    assert watched.ledger.stats().dropped == 1
+
+
+class Sync(Teleprompter):
+    def compile(self, student, *, trainset=None):
+        student(question="x")
+        return student
+
+
+class Async(Teleprompter):
+    async def compile(self, student, *, trainset=None):
+        await asyncio.sleep(0)
+        student(question="x")
+        return student
+
+
+def compiled(optimizer: Teleprompter, program) -> object:
+    made = optimizer.compile(program, trainset=[])
+    return asyncio.run(made) if asyncio.iscoroutine(made) else made
+
+
+@pytest.mark.parametrize("optimizer", [Sync, Async])
+def test_all_is_quiet_within_the_compile_of_an_optimizer(watched, optimizer) -> None:
+    class Later(optimizer):
+        """Defined under watch, with nothing of its own."""
+
+    class Own(optimizer):
+        if optimizer is Sync:
+
+            def compile(self, student, *, trainset=None):
+                student(question="y")
+                return super().compile(student)
+
+        else:
+
+            async def compile(self, student, *, trainset=None):
+                student(question="y")
+                return await super().compile(student)
+
+    for one, calls in ((optimizer, 1), (Later, 1), (Own, 2)):
+        program = Listening()
+        assert compiled(one(), program) is program
+        assert program.heard == [True] * calls
+        assert not is_quiet()
+
+
+def test_evaluations_of_an_optimizer_are_not_recorded_and_that_of_its_result_is(watched, valkey) -> None:
+    class Trying(Teleprompter):
+        def compile(self, student, *, trainset):
+            dspy.Evaluate(devset=trainset, metric=exact, num_threads=2)(student)
+            return student
+
+    program = Trying().compile(Listening(), trainset=questions())
+    assert not sent(watched, valkey, "EvaluationSaved")
+    dspy.Evaluate(devset=questions(), metric=exact, num_threads=2)(program)
+    assert len(sent(watched, valkey, "EvaluationSaved")) == 1
+
+
+def test_model_configured_within_a_compile_is_in_force_as_it_is_without_us(watched) -> None:
+    class Configuring(Teleprompter):
+        def compile(self, student, *, trainset=None):
+            dspy.configure(lm=lm)
+            return student(question="France")
+
+    lm, before = DummyLM(LM), dspy.settings.lm
+    try:
+        assert Configuring().compile(dspy.Predict(QA)).answer == "Paris"
+    finally:
+        dspy.configure(lm=before)
+
+
+def patched() -> dict[str, object]:
+    """Everything that is to be as before, by name; a classmethod is made anew at every look."""
+    found: dict[str, object] = {"Evaluate": dspy.Evaluate.__call__}
+    pending: list[type] = [Teleprompter]
+    while pending:
+        cls = pending.pop()
+        pending += cls.__subclasses__()
+        for name in ("compile", "__init_subclass__"):
+            if (own := vars(cls).get(name)) is not None:
+                found[f"{cls.__module__}.{cls.__qualname__}.{name}"] = getattr(own, "__func__", own)
+    return found
+
+
+def test_dspy_is_as_before_when_no_longer_watched(make_manager) -> None:
+    before = patched()
+    signatures = {name: inspect.signature(function) for name, function in before.items()}
+    install(make_manager().ledger, lambda program: {})
+    install(make_manager().ledger, lambda program: {})
+    during = patched()
+    changed = {name for name in before if during[name] is not before[name]}
+    assert {"Evaluate", "dspy.teleprompt.teleprompt.Teleprompter.__init_subclass__"} < changed
+    assert set(before) - changed <= {"dspy.teleprompt.teleprompt.Teleprompter.compile"}
+    assert {name: inspect.signature(function) for name, function in during.items()} == signatures
+
+    class Between(Teleprompter):
+        def compile(self, student):
+            return is_quiet()
+
+    assert Between().compile(None) is True
+    remove()
+    after = patched()
+    assert {name: after[name] for name in before} == before
+    assert Between().compile(None) is False
+
+
+def test_what_another_tool_wrapped_around_ours_stays_and_ours_does_nothing_in_it(
+    make_manager, monkeypatch
+) -> None:
+    manager = make_manager()
+    evaluate = dspy.Evaluate.__call__
+    install(manager.ledger, lambda program: {"program_id": "p"})
+    ours = dspy.Evaluate.__call__
+
+    def theirs(*args, **kwargs):
+        return ours(*args, **kwargs)
+
+    monkeypatch.setattr(dspy.Evaluate, "__call__", theirs)
+    remove()
+    assert dspy.Evaluate.__call__ is theirs
+    program = Listening()
+    dspy.Evaluate(devset=questions(), metric=exact, num_threads=1)(program)
+    assert program.heard == [False] * 3
+    assert manager.ledger.stats().recorded == 0
+    monkeypatch.undo()
+    dspy.Evaluate.__call__ = evaluate
+
+
+def test_optimizer_of_the_host_can_be_pickled_while_it_is_watched(watched) -> None:
+    class Local(Teleprompter):
+        def compile(self, student, *, trainset=None):
+            return "compiled"
+
+    again = cloudpickle.loads(cloudpickle.dumps(Local()))
+    assert again.compile(None) == "compiled"

@@ -7,11 +7,11 @@ can't take it away.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import Token
 from typing import Any
 
-import dspy
 from dspy.dsp.utils.settings import thread_local_overrides
 
 __all__ = ["EXECUTION", "QUIET", "current_execution", "is_quiet", "put_in_force", "quiet", "restore"]
@@ -33,10 +33,17 @@ def is_quiet() -> bool:
     return bool(thread_local_overrides.get().get(QUIET))
 
 
-def quiet() -> AbstractContextManager[None]:
-    """For the time of a compile or an evaluation."""
-    held: AbstractContextManager[None] = dspy.context(**{QUIET: True})
-    return held
+@contextmanager
+def quiet() -> Iterator[None]:
+    """For the time of a compile or an evaluation.
+
+    Unlike ``dspy.context``, it leaves what the host configures meanwhile in force.
+    """
+    token = put_in_force({QUIET: True})
+    try:
+        yield
+    finally:
+        restore(token)
 
 
 def put_in_force(settings: dict[str, Any]) -> Token[Any]:

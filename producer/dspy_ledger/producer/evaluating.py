@@ -1,0 +1,163 @@
+"""DSPy's own evaluations and optimizers, watched: an evaluation is recorded, what is tried in one is not.
+
+``dspy.Evaluate.__call__`` and every optimizer's ``compile`` get a wrapper around them. What DSPy or the host
+wrapped around ours by the time of :func:`remove` stays, and ours does nothing within it from then on.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import dspy
+from dspy.dsp.utils.settings import settings as dspy_settings
+from dspy.teleprompt import Teleprompter
+
+from dspy_ledger.errors import InvalidProgram
+from dspy_ledger.producer.evaluation import dataset_of, metric_name, record_evaluation, results_of, rows_of
+from dspy_ledger.producer.ledger import Ledger
+from dspy_ledger.producer.models import ModelDescription
+from dspy_ledger.producer.scope import current_execution, is_quiet, quiet
+from dspy_ledger.producer.structure import walk
+
+__all__ = ["Identify", "install", "remove"]
+
+_log = logging.getLogger("dspy_ledger.producer")
+
+Identify = Callable[[Any], Mapping[str, Any]]
+"""Gives of a program the event's program_id, program_version and content_hash, and has it registered."""
+
+_watching: tuple[Ledger, Identify] | None = None
+_wrappers: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
+
+
+def install(ledger: Ledger, identify: Identify) -> None:
+    """Record every evaluation from here on, and keep quiet within it and within every compile."""
+    global _watching  # noqa: PLW0603  DSPy's classes are global too
+    _watching = (ledger, identify)
+    _wrap(dspy.Evaluate, "__call__", _evaluating)
+    _wrap(Teleprompter, "__init_subclass__", _subclassing)
+    for optimizer in _subclasses(Teleprompter):
+        _wrap(optimizer, "compile", _compiling)
+
+
+def remove() -> None:
+    """Leave DSPy as it was."""
+    global _watching  # noqa: PLW0603
+    _watching = None
+    _unwrap(dspy.Evaluate, "__call__")
+    _unwrap(Teleprompter, "__init_subclass__")
+    for optimizer in _subclasses(Teleprompter):
+        _unwrap(optimizer, "compile")
+
+
+def _wrap(cls: type, name: str, wrapper_of: Callable[[Any], Any]) -> None:
+    own = vars(cls).get(name)
+    function = own.__func__ if isinstance(own, classmethod) else own
+    if not inspect.isfunction(function) or function in _wrappers:
+        return
+    wrapper = functools.wraps(function)(wrapper_of(function))
+    _wrappers.add(wrapper)
+    setattr(cls, name, classmethod(wrapper) if isinstance(own, classmethod) else wrapper)
+
+
+def _unwrap(cls: type, name: str) -> None:
+    own = vars(cls).get(name)
+    wrapper = own.__func__ if isinstance(own, classmethod) else own
+    if inspect.isfunction(wrapper) and wrapper in _wrappers:
+        function = vars(wrapper)["__wrapped__"]
+        setattr(cls, name, classmethod(function) if isinstance(own, classmethod) else function)
+
+
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+# The wrappers name functions of this module only, no values: a class of the host's that has one is pickled
+# with all that it names.
+
+
+def _evaluating(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _is_watched():
+            return evaluate(self, *args, **kwargs)
+        with quiet():
+            result = evaluate(self, *args, **kwargs)
+        _evaluated(functools.partial(inspect.signature(evaluate).bind, self, *args, **kwargs), result)
+        return result
+
+    return call
+
+
+def _compiling(compile_: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(compile_):
+
+        async def acompile(*args: Any, **kwargs: Any) -> Any:
+            with _quietly():
+                return await compile_(*args, **kwargs)
+
+        return acompile
+
+    def compile_quietly(*args: Any, **kwargs: Any) -> Any:
+        with _quietly():
+            return compile_(*args, **kwargs)
+
+    return compile_quietly
+
+
+def _subclassing(init_subclass: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(cls: type, **kwargs: Any) -> None:
+        init_subclass(cls, **kwargs)
+        if _watching is not None:
+            _wrap(cls, "compile", _compiling)
+
+    return wrapped
+
+
+def _quietly() -> AbstractContextManager[None]:
+    return nullcontext() if _watching is None else quiet()
+
+
+def _is_watched() -> bool:
+    """Whether an evaluation is one of its own, and not part of a compile, of another or of an execution."""
+    return _watching is not None and not is_quiet() and current_execution() is None
+
+
+def _evaluated(bind: Callable[[], inspect.BoundArguments], result: Any) -> None:
+    if _watching is None:
+        return
+    ledger, identify = _watching
+    try:
+        arguments = bind().arguments
+        program, evaluate, metric = arguments["program"], arguments["self"], arguments.get("metric")
+        identity = identify(program)
+        model = _lm_of(program)
+        name = getattr(model, "model", None)
+        data = {
+            **identity,
+            "model_id": name,
+            "model_info": None if name is None else ModelDescription.of(name, name).info(),
+            "results": results_of(result),
+            "metric_name": metric_name(evaluate.metric if metric is None else metric),
+            "dataset": dataset_of(result, (arguments.get("callback_metadata") or {}).get("dataset")),
+        }
+        record_evaluation(ledger, data, rows_of(result))
+    except InvalidProgram as error:
+        _log.debug("an evaluation is not recorded: %s", error)
+    except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
+        ledger.drop(error)
+
+
+def _lm_of(program: Any) -> Any:
+    """The LM that all of the program's predictors insist on, else the one in force."""
+    predictors = [node.value for node in walk(program) if isinstance(node.value, dspy.Predict)]
+    lms = {id(predictor.lm): predictor.lm for predictor in predictors}
+    [lm] = lms.values() if len(lms) == 1 else [None]
+    return dspy_settings.lm if lm is None else lm
