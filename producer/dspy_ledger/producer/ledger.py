@@ -6,31 +6,31 @@ import atexit
 import logging
 import os
 import socket
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from errno import EWOULDBLOCK
+from pathlib import Path
 from time import monotonic
 from typing import Any, Literal, Self
 
+import orjson
 import redis
 import uuid_utils
 
-from dspy_ledger import wire
 from dspy_ledger.errors import InvalidInput, LedgerUnavailable
 from dspy_ledger.producer.outbox import Outbox
 from dspy_ledger.producer.proposals import Proposal, Settled, as_proposed, is_passing, settle
 from dspy_ledger.producer.sender import Ask, Sender
-from dspy_ledger.producer.serialise import json_bytes, plain
-from dspy_ledger.producer.wal import Record, WalFolder
+from dspy_ledger.producer.serialise import json_bytes
+from dspy_ledger.producer.server import Found, Problem
+from dspy_ledger.producer.wal import Commands, Record, WalFolder
 from dspy_ledger.settings import Settings, load_settings
 from dspy_ledger.timestamps import utc_now
 
 __all__ = ["Ledger", "LedgerStats"]
 
 _log = logging.getLogger("dspy_ledger.producer")
-
-_LOCK = 2.0  # seconds: longer than any other thread takes to append
 
 _open_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
@@ -39,9 +39,16 @@ _open_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 class LedgerStats:
     """What became of this process's events.
 
-    ``state``: ``connecting`` at first, then ``connected`` or ``disconnected`` (``last_error`` says why).
-    ``stored``: the stored mark. ``adopted``: events of dead processes on this
-    machine that this one took over.
+    ``recorded``: the sequence numbers given, those of dropped events among them. ``sent``: the highest that
+    Redis took. ``stored``: the stored mark. ``dropped``: events that were not kept. ``unconfirmed``: events
+    that were sent and let go of before the store confirmed them (WAL_MAX_BYTES). ``sampled_out``: executions
+    left out by SAMPLE_RATE; they take no number. ``wal_bytes``: bytes kept until they are stored;
+    ``memory_bytes``: those of them that no file holds. ``adopted``: events of dead processes on this machine
+    that this one took over.
+
+    ``state``: ``connecting`` at first, then ``connected`` or ``disconnected``. ``problem``: why Redis takes
+    nothing now, in a word, and ``last_error`` in its own. ``server``: what the last reconnect found: the
+    ``same`` server, one that was ``restarted``, ``rolled back`` to an older snapshot, or came back ``empty``.
     """
 
     source: str
@@ -49,9 +56,14 @@ class LedgerStats:
     sent: int
     stored: int
     dropped: int
+    unconfirmed: int
+    sampled_out: int
     wal_bytes: int
+    memory_bytes: int
     adopted: int
     state: str
+    problem: Problem | None
+    server: Found | None
     last_error: str | None
 
 
@@ -64,6 +76,7 @@ class Ledger:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.keys = settings.keys
+        self._commands = Commands(self.keys.events)
         self._context = {
             name: value
             for name in ("environment", "service", "release")
@@ -75,51 +88,73 @@ class Ledger:
         _open_ledgers.add(self)
 
     @classmethod
-    def connect(cls, url: str | None = None, *, settings: Settings | None = None) -> Self:
+    def connect(cls, url: str | None = None, *, settings: Settings | None = None, **given: Any) -> Self:
         """A ledger on the Redis at ``url``, or on that of the settings (environment variables).
 
         Returns at once, whether Redis is up or not.
 
+        Args:
+            given: any setting by its name, e.g. ``service="llm-server"``; it stands above the environment.
+
         Raises:
             InvalidInput: the URL or a setting can't be used at all.
         """
-        if settings is None:
-            settings = load_settings() if url is None else load_settings(redis_url=url)
-        elif url is not None:
-            settings = load_settings(**{**settings.model_dump(exclude_unset=True), "redis_url": url})
-        return cls(settings)
+        if url is not None:
+            given["redis_url"] = url
+        if settings is not None and given:
+            given = {**settings.model_dump(exclude_unset=True), **given}
+        return cls(settings if settings is not None and not given else load_settings(**given))
 
     def _open(self) -> None:
-        self._lock = threading.Lock()
-        self._sequence = 0
-        self._dropped = 0
-        self._dropped_warned = False
+        self._unnumbered = 0  # dropped without a number
+        self._drop_warned = False
         self._closed = False
         try:
             folder = WalFolder(self.settings.wal_dir, self.settings.redis_url, self.settings.stream_prefix)
         except ValueError as error:
             raise InvalidInput(f"DSPY_LEDGER_REDIS_URL can't be used: {error}") from None
-        self._folder: WalFolder | None = folder
-        self._wal_lock: int | None = None
+        self._folder = folder
         self._instance = _new_instance()
+        self._wal_lock: int | None = None
         try:
-            folder.make()
-            # A sibling that looks for dead processes may hold the new file's lock for a moment: another name.
-            while (lock := folder.lock(self._instance)) is None:
-                self._instance = _new_instance()
-            self._wal_lock = lock
+            self._claim()
         except OSError as error:
-            self._folder = None
             _log.warning(
-                "can't use the write-ahead folder %s (%s): events are kept in memory only", folder.path, error
+                "can't use the write-ahead folder %s (%s): events are kept in memory only, for now",
+                folder.path,
+                error,
             )
-        instance = self._instance
-        self.source = f"/producers/{socket.gethostname()}/{instance}"
+        self.source = f"/producers/{socket.gethostname()}/{self._instance}"
         self._outbox = Outbox(
-            self.source, None if self._folder is None else lambda n: folder.segment(instance, n)
+            self.source,
+            self._commands,
+            self._next_path,
+            context=self._context,
+            most_bytes=self.settings.wal_max_bytes,
         )
-        self._sender = Sender(self.settings.redis_url, self.keys, self._outbox, self._folder, self._registrar)
+        self._sender = Sender(
+            self.settings.redis_url, self.keys, self._outbox, folder, self._commands, self._registrar
+        )
         self._sender.start()
+
+    def _claim(self) -> None:
+        """Own this instance's name in the write-ahead folder.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self._folder.make()
+        # A sibling that looks for dead processes may hold the new file's lock for a moment: look again.
+        for _ in range(100):
+            if (lock := self._folder.lock(self._instance)) is not None:
+                self._wal_lock = lock
+                return
+        raise BlockingIOError(EWOULDBLOCK, "another process holds the lock of this write-ahead file")
+
+    def _next_path(self, number: int) -> Path:
+        if self._wal_lock is None:
+            self._claim()
+        return self._folder.segment(self._instance, number)
 
     # --- recording ---
 
@@ -143,83 +178,104 @@ class Ledger:
         """
         event_id = event_id or str(uuid_utils.uuid7())
         try:
-            body_bytes = None if body is None else json_bytes(body)
-
-            def event(sequence: int) -> bytes:
-                envelope: dict[str, Any] = {
-                    "event_id": event_id,
-                    "source": self.source,
-                    "sequence": sequence,
-                    "time": utc_now(),
-                    "subject": subject,
-                    "body": body_bytes,
-                    "context": self._context,
-                }
-                try:
-                    return wire.encode(kind, data, **envelope)
-                except TypeError:  # a value that is no JSON: described instead
-                    return wire.encode(kind, plain(data), **envelope)
-
-            self._append(event, body_bytes, proposal=False)
+            self._record(kind, data, None if body is None else json_bytes(body), subject, event_id)
         except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
             self.drop(error)
         return event_id
 
-    def _append(self, event: Callable[[int], bytes], body: bytes | None, *, proposal: bool) -> Record:
-        # Bounded: a signal handler may record while the thread it interrupted holds the lock.
-        if not self._lock.acquire(timeout=_LOCK):
-            raise RuntimeError("the thread that records was interrupted by a signal handler that records")
+    def record_encoded(
+        self,
+        kind: str,
+        data: Mapping[str, Any],
+        body: bytes | None,
+        *,
+        subject: str | None = None,
+        event_id: str | None = None,
+    ) -> str:
+        """Record one event whose body is JSON already; else like :meth:`record`."""
+        event_id = event_id or str(uuid_utils.uuid7())
         try:
-            if self._closed:
-                raise RuntimeError("the ledger is closed; open another with Ledger.connect")
-            sequence = self._sequence + 1
-            record = Record(sequence, event(sequence), body, proposal)
-            self._outbox.append(record)
-            self._sequence = sequence  # a number is taken once its event is kept: no hole is left
-        finally:
-            self._lock.release()
+            self._record(kind, data, body, subject, event_id)
+        except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
+            self.drop(error)
+        return event_id
+
+    def _record(
+        self, kind: str, data: Mapping[str, Any], body: bytes | None, subject: str | None, event_id: str
+    ) -> None:
+        try:
+            data_json = orjson.dumps(data)
+        except TypeError:  # a value that is no JSON: described instead
+            data_json = json_bytes(data)
+        event = self._outbox.encoder.pieces(
+            kind, data_json, event_id=event_id, time=utc_now(), subject=subject, body=body
+        )
+        self._append(*self._commands.pieces(*event, body))
+
+    def _append(self, before: bytes, after: bytes, *, proposal: bool = False) -> int:
+        if self._closed:
+            raise RuntimeError("the ledger is closed; open another with Ledger.connect")
+        sequence = self._outbox.append(before, after, proposal=proposal)
         self._sender.wake()
-        return record
+        return sequence
 
     def drop(self, error: Exception) -> None:
-        """Count an event that could not be recorded, and say so once."""
-        self._dropped += 1
-        if not self._dropped_warned:
-            self._dropped_warned = True
+        """Count an event that could not be recorded, and say so once.
+
+        Its number is taken and reported, so that the store's account says it too.
+        """
+        if self._closed:
+            self._unnumbered += 1
+        else:
+            self._outbox.drop()
+        if not self._drop_warned:
+            self._drop_warned = True
             _log.warning(
                 "an event could not be recorded and was dropped: %s: %s", type(error).__name__, error
             )
+
+    def sample_out(self) -> None:
+        """Count an execution that sampling left out; it takes no sequence number."""
+        self._outbox.sample_out()
 
     # --- registrations ---
 
     def register(self, proposal: Proposal, *, timeout: float) -> Settled | None:
         """Record a registration and have its version decided within ``timeout`` seconds.
 
-        None when Redis could not be asked in time: the version is decided when it is sent, and whoever
-        gave :meth:`on_settled` hears of it.
+        None when Redis could not be asked in time (with 0 it is not even asked): the version is decided
+        when it is sent, and whoever gave :meth:`on_settled` hears of it.
         """
         waiting = self._waiting
-        waiting[proposal.event_id] = None
+        if timeout > 0:
+            waiting[proposal.event_id] = None
         try:
-            record = self._append(
-                lambda sequence: proposal.with_sequence(sequence, self.source, self._context).to_bytes(),
-                proposal.body,
-                proposal=True,
+            event = proposal.pieces(self.source, self._context)
+            sequence = self._append(
+                *self._commands.pieces(*event, proposal.body, proposal=True), proposal=True
             )
-
-            def decide_now(client: Any) -> None:
-                if waiting.get(proposal.event_id) is not None:
-                    return  # its turn came first
-                if (final := self._registrar(client, record)) is not None:
-                    self._outbox.decided(final)
-                    self._sender.decided(record.sequence)
-
-            self._sender.ask(decide_now, timeout=timeout)
+            if timeout > 0 and sequence > 0:
+                self._decide_now(proposal, sequence, timeout)
         except (LedgerUnavailable, redis.RedisError) as error:  # provisional: the write-ahead file has it
             _log.debug("a registration stays provisional for now: %s", error)
         except Exception as error:  # noqa: BLE001  the host comes first
             self.drop(error)
         return waiting.pop(proposal.event_id, None)
+
+    def _decide_now(self, proposal: Proposal, sequence: int, timeout: float) -> None:
+        before, after = proposal.pieces(self.source, self._context)
+        record = Record(
+            self.source, sequence, b"%b%d%b" % (before, sequence, after), proposal.body, proposal=True
+        )
+
+        def decide(client: Any) -> None:
+            if self._waiting.get(proposal.event_id) is not None:
+                return  # its turn came first
+            if (final := self._registrar(client, record)) is not None:
+                self._outbox.decided(final)
+                self._sender.decided(sequence)
+
+        self._sender.ask(decide, timeout=timeout)
 
     def on_settled(self, hear: Callable[[Settled], None]) -> None:
         """Have a method called, in the sender's thread, whenever a version was decided.
@@ -250,7 +306,7 @@ class Ledger:
         for reference in self._on_settled:
             if (hear := reference()) is not None:
                 hear(settled)
-        return Record(record.sequence, settled.event, record.body, proposal=False)
+        return record._replace(event=settled.event, proposal=False)
 
     def ask(self, question: Ask, *, timeout: float) -> Any:
         """Let the sender ask Redis something.
@@ -267,14 +323,19 @@ class Ledger:
         outbox, sender = self._outbox, self._sender
         return LedgerStats(
             source=self.source,
-            recorded=self._sequence,
+            recorded=outbox.last,
             sent=max(outbox.sent, outbox.mark),
             stored=outbox.mark,
-            dropped=self._dropped,
+            dropped=outbox.dropped + self._unnumbered,
+            unconfirmed=outbox.unconfirmed,
+            sampled_out=outbox.sampled_out,
             wal_bytes=outbox.wal_bytes,
+            memory_bytes=outbox.memory_bytes,
             adopted=sender.adopted_events,
             state=sender.state,
-            last_error=sender.last_error if sender.state == "disconnected" else None,
+            problem=sender.problem,
+            server=sender.found,
+            last_error=sender.last_error,
         )
 
     def flush(self, timeout: float = 5.0, until: Literal["sent", "stored"] = "sent") -> bool:
@@ -292,10 +353,14 @@ class Ledger:
         """
         if until not in ("sent", "stored"):
             raise InvalidInput(f"flush(until={until!r}): pass 'sent' or 'stored'")
-        target, outbox = self._sequence, self._outbox
+        outbox = self._outbox
+        outbox.report("interval")  # of dropped events nothing else will come
+        target = outbox.last
         if until == "stored":
             return self._sender.wait(lambda: outbox.mark >= target, timeout)
-        return self._sender.wait(lambda: max(outbox.sent, outbox.mark) >= target, timeout)
+        return self._sender.wait(
+            lambda: max(outbox.sent, outbox.mark) >= target or not outbox.unsent, timeout
+        )
 
     def close(self, timeout: float = 2.0) -> None:
         """Send what can be sent within ``timeout`` seconds; the rest stays for the next start here."""
@@ -303,11 +368,12 @@ class Ledger:
         if self._closed:
             return
         self._closed = True
+        self._outbox.report("close")
         if self._sender.state != "disconnected":
             self.flush(max(0.0, timeout - 0.5))
         self._sender.stop(max(0.1, deadline - monotonic()))
         stored = self._outbox.close()
-        if self._folder is not None and self._wal_lock is not None:
+        if self._wal_lock is not None:
             self._folder.unlock(self._instance, self._wal_lock, remove=stored)
 
     def __enter__(self) -> Self:

@@ -1,256 +1,552 @@
-"""One source's events on their way to the store: appended, read to be sent, removed once stored."""
+"""One source's events on their way to the store: numbered, kept, sent, removed once stored."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from errno import ENOSPC
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from time import monotonic
-from typing import TypeVar
+from typing import Literal
 
 import orjson
 import uuid_utils
 
-from dspy_ledger import wire
-from dspy_ledger.producer.wal import FileSegment, MemorySegment, Record, Segment, format_line, parse_line
+from dspy_ledger.producer.wal import DIGITS, Commands, FileSegment, MemorySegment, Record, Segment, scan
 from dspy_ledger.sequences import SequenceSet
 from dspy_ledger.timestamps import utc_now
+from dspy_ledger.wire import Encoder
 
-__all__ = ["Outbox"]
-
-SomeSegment = TypeVar("SomeSegment", bound=Segment)
-
-_MEMORY_SEGMENT = 1 << 20  # bytes: what is stored is freed in pieces of this size
-_BATCH_BYTES = 4 << 20  # of one read, give or take a chunk
+__all__ = ["Chunk", "Outbox"]
 
 _log = logging.getLogger("dspy_ledger.producer")
 
+_CHUNK = 64 << 10  # bytes: what is looked at, sent and remembered as one
+_BATCH = 512 << 10  # bytes sent before the answers are read
+_SEGMENT = 8 << 20  # bytes: a new file is started above this size
+_MEMORY = 32 << 20  # bytes kept in memory while no file can be written
+_MEMORY_SEGMENT = 1 << 20  # bytes: what is stored is freed in pieces of this size
+_TIDY = 1 << 20  # bytes: a file larger than this is removed as soon as all in it is stored
+_MOST_RANGES = 10_000  # of one report
+_LAST = 9_999_999_999  # sequences are written with ten digits
+_LOCK = 2.0  # seconds: longer than any other thread takes to append
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A run of commands in a segment: events ``first`` … ``last``, or one proposed registration."""
+
+    segment: Segment
+    start: int
+    end: int
+    first: int
+    last: int
+    count: int
+    proposal: bool = False
+
+    def read(self) -> bytes:
+        """Its commands."""
+        return self.segment.read(self.start, self.end)
+
+    def leads_to(self, other: Chunk) -> bool:
+        """Whether the two can be one."""
+        return (
+            self.segment is other.segment
+            and self.end == other.start
+            and self.last + 1 == other.first
+            and not (self.proposal or other.proposal)
+            and other.end - self.start <= _CHUNK
+        )
+
+    def take(self, other: Chunk) -> None:
+        """Be one with the chunk that follows."""
+        self.end, self.last = other.end, other.last
+        self.count += other.count
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    sequence: int
+    dropped: SequenceSet
+    unconfirmed: SequenceSet
+
 
 class Outbox:
-    """Segments in order, a read cursor, and the stored mark.
+    """Segments in order, chunks in them, a cursor, the stored mark, and the account of what is missing.
 
-    Host threads append; the one sender thread reads, rewinds and confirms.
+    Host threads append; the one sender thread sends, rewinds and confirms. A number is given to an event
+    when it is kept or dropped; numbers that will never come are reported (``ProducerReported``), so that the
+    store does not wait for them.
 
     Args:
         source: the CloudEvents source of every event in it.
-        next_path: gives the path of the n-th segment; None keeps everything in memory.
-        segment_bytes: a new segment is started above this size.
-        memory_bytes: how much is kept in memory while no file can be written.
+        commands: builds the commands of the stream they are for.
+        next_path: gives the path of the n-th segment, or raises OSError; None keeps everything in memory.
+        most_bytes: what is kept at most. Beyond it, what was sent goes first (and is reported as
+            unconfirmed), then new events are dropped (and reported).
     """
 
     def __init__(
         self,
         source: str,
+        commands: Commands,
         next_path: Callable[[int], Path] | None,
         *,
-        segment_bytes: int = 8 << 20,
-        memory_bytes: int = 32 << 20,
+        context: dict[str, str] | None = None,
+        most_bytes: int = 256 << 20,
+        segment_bytes: int = _SEGMENT,
+        memory_bytes: int = _MEMORY,
     ) -> None:
         self.source = source
+        self.commands = commands
+        self.encoder = Encoder(source, context)
         self.mark = 0
         self.last = 0
         self.sent = 0
+        self.dropped = 0
+        self.unconfirmed = 0
+        self.sampled_out = 0
+        self.memory_bytes = 0
         self._next_path = next_path
-        self._segment_bytes = segment_bytes
-        self._memory_bytes = memory_bytes
-        self._segments: list[Segment] = []
+        self._most_bytes = most_bytes
+        self._segment_bytes = min(segment_bytes, most_bytes // 8)
+        self._most_memory = min(memory_bytes, most_bytes)
+        self._bytes = 0
         self._made = 0
-        self._at = 0  # the cursor: index of a segment and offset in it
-        self._offset = 0
-        self._final: dict[int, Record] = {}  # decided registrations whose proposal was read or may be
+        self._segments: deque[Segment] = deque()
+        self._chunks: deque[Chunk] = deque()
+        self._at = 0  # the cursor: chunks before it were sent
+        self._open: Chunk | None = None  # the last chunk, while it may grow
+        self._final: dict[int, Chunk] = {}  # decided registrations whose proposal still stands before them
+        self._untold = (SequenceSet(), SequenceSet())  # dropped, unconfirmed: not in any report yet
+        self._told: list[_Report] = []
+        self._told_sampled = 0
+        self._late: deque[tuple[bytes, bytes, bool]] = deque()
         self._lock = threading.Lock()
-        self._proposed: set[int] = set()
+        self._holder = 0
         self._retry_at = 0.0
-        self._warned = False
+        self._in_memory = False  # said so
+        self._full = False  # said so
+
+    # --- what dead processes left ---
 
     @classmethod
-    def adopted(cls, paths: list[Path]) -> Outbox:
-        """What a process that is gone left behind."""
-        outbox = cls("", None)
-        seen = SequenceSet()
+    def adopted(cls, paths: Sequence[Path], commands: Commands) -> Outbox:
+        """What a process that is gone left behind.
+
+        Numbers that a damaged file lost are reported in its name, so that the store does not wait for them.
+        What lies before the first number was stored, or reported when it was let go: only then is a
+        segment removed.
+
+        Raises:
+            OSError: a file can't be read.
+        """
+        outbox = cls("", commands, None)
+        accounted = SequenceSet()
+        proposed: set[int] = set()
         for path in paths:
-            segment = FileSegment(path)
-            outbox._segments.append(segment)
-            offset = 0
-            while True:
-                lines, behind = segment.read_lines(offset)
-                if not lines:
-                    break
-                offset = behind
-                outbox._learn(segment, lines, seen)
-            segment.truncate(offset)  # a torn last line was never recorded
-        outbox._report_damage(seen)
+            outbox._adopt(FileSegment(path), accounted, proposed)
+        outbox.encoder = Encoder(outbox.source)
+        if outbox.last:
+            first = accounted.ranges[0][0]
+            for gap in accounted.missing(outbox.last):
+                if gap[0] >= first:
+                    outbox._untold[0].add(*gap)
+            outbox.report("start")
         return outbox
 
-    def _learn(self, segment: Segment, lines: list[bytes], seen: SequenceSet) -> None:
-        for line in lines:
-            record = parse_line(line)
-            source = "" if record is None else _source_of(record)
-            if record is None or not source:
-                _log.warning("skipping a damaged line in a write-ahead file")
+    def _adopt(self, segment: FileSegment, accounted: SequenceSet, proposed: set[int]) -> None:
+        self._add(segment)
+        self._bytes += segment.size
+        whole = 0
+        for start, end, record in scan(segment.read(0, segment.size)):
+            whole = end
+            if record is None:
+                _log.warning("skipping a damaged stretch in the write-ahead file %s", segment.path)
                 continue
-            self.source = source
+            self.source = record.source
+            accounted.add(record.sequence)
+            if b"ProducerReported" in record.event[:200]:
+                for first, last in _reported(record.event):
+                    accounted.add(first, last)
+            if record.sequence in proposed and not record.proposal:
+                n = record.sequence
+                self._final[n] = Chunk(segment, start, end, n, n, 1)
+                continue
             if record.proposal:
-                self._proposed.add(record.sequence)
-            elif record.sequence in self._proposed:
-                self._final[record.sequence] = record
-            seen.add(record.sequence)
+                proposed.add(record.sequence)
+            self._chunks.append(
+                Chunk(segment, start, end, record.sequence, record.sequence, 1, record.proposal)
+            )
+            if len(self._chunks) > 1 and self._chunks[-2].leads_to(self._chunks[-1]):
+                following = self._chunks.pop()
+                self._chunks[-1].take(following)
             segment.last = max(segment.last, record.sequence)
             self.last = max(self.last, record.sequence)
+        self._bytes -= segment.size - whole
+        segment.truncate(whole)  # a torn end was never recorded
 
-    def _report_damage(self, seen: SequenceSet) -> None:
-        """Say in the dead producer's name which of its numbers will never come, so that none is awaited.
-
-        What lies before the first line was stored: only then its segment was removed.
-        """
-        lost = [gap for gap in seen.missing(self.last) if gap[0] >= seen.ranges[0][0]] if self.last else []
-        if not lost:
-            return
-        sequence = self.last + 1
-        report = {"first": 1, "last": self.last, "dropped": lost, "reason": "start"}
-        event = wire.encode(
-            "ProducerReported",
-            report,
-            event_id=str(uuid_utils.uuid7()),
-            source=self.source,
-            sequence=sequence,
-            time=utc_now(),
-        )
-        self.append(Record(sequence, event, None, proposal=False))
+    # --- the account ---
 
     @property
     def wal_bytes(self) -> int:
         """Bytes that are kept because the store does not have them yet."""
-        return sum(segment.size for segment in self._segments)
+        return 0 if self.done else self._bytes
 
     @property
     def done(self) -> bool:
         """Whether the store has everything."""
         return self.mark >= self.last
 
-    def append(self, record: Record) -> None:
-        """Keep a record; on return it outlives the process (or the memory took it, with one warning).
-
-        Raises:
-            OSError: neither a file nor the memory takes it.
-        """
-        line = format_line(record)
-        with self._lock:
-            current = self._segments[-1] if self._segments else None
-            if isinstance(current, FileSegment) and current.size < self._segment_bytes:
-                try:
-                    current.append(line, record.sequence)
-                except OSError as error:
-                    self._warn(error)
-                    self._append_to_memory(line, record.sequence)
-            elif (segment := self._new_file(line, record.sequence)) is not None:
-                self._add(segment)
-            else:
-                self._append_to_memory(line, record.sequence)
-            self.last = max(self.last, record.sequence)
-
-    def _append_to_memory(self, line: bytes, sequence: int) -> None:
-        used = sum(segment.size for segment in self._segments if isinstance(segment, MemorySegment))
-        if used + len(line) > self._memory_bytes:
-            raise OSError(ENOSPC, "the write-ahead file can't be written and the memory for it is full")
-        current = self._segments[-1] if self._segments else None
-        if not isinstance(current, MemorySegment) or current.size >= _MEMORY_SEGMENT:
-            current = self._add(MemorySegment())
-        current.append(line, sequence)
-
-    def _new_file(self, line: bytes, sequence: int) -> FileSegment | None:
-        """A new file that holds the line; None while no file can be written (tried once a second)."""
-        if self._next_path is None or monotonic() < self._retry_at:
-            return None
-        segment = None
-        try:
-            segment = FileSegment(self._next_path(self._made + 1))
-            segment.append(line, sequence)
-        except OSError as error:
-            self._warn(error)
-            self._retry_at = monotonic() + 1
-            if segment is not None:
-                segment.remove()
-            return None
-        self._made += 1
-        return segment
-
-    def _add(self, segment: SomeSegment) -> SomeSegment:
-        self._segments.append(segment)
-        return segment
-
-    def _warn(self, error: OSError) -> None:
-        if not self._warned:
-            self._warned = True
-            _log.warning("can't write the write-ahead file (%s): keeping events in memory for now", error)
-
-    def decided(self, record: Record) -> None:
-        """Keep a registration's final event: it supersedes the proposal of the same sequence."""
-        self._final[record.sequence] = record
-        self.append(record)
-
-    def read(self, most: int) -> list[Record]:
-        """The next records to send, at most ``most`` or so, skipping what is stored or superseded."""
-        records: list[Record] = []
-        read = 0
-        while len(records) < most and read < _BATCH_BYTES:
-            with self._lock:
-                if self._at >= len(self._segments):
-                    break
-                segment, is_last = self._segments[self._at], self._at == len(self._segments) - 1
-            lines, self._offset = segment.read_lines(self._offset)
-            if not lines:
-                if is_last:
-                    break
-                self._at, self._offset = self._at + 1, 0
-                continue
-            read += sum(map(len, lines))
-            records += self._to_send(lines)
-        return records
-
-    def _to_send(self, lines: list[bytes]) -> list[Record]:
-        chosen = []
-        for line in lines:
-            record = parse_line(line)
-            if record is None or record.sequence <= self.mark:
-                continue
-            final = self._final.get(record.sequence)
-            if final is None:
-                chosen.append(record)
-            elif record.proposal:
-                chosen.append(final)
-            # else: the final line itself; it was sent in its proposal's place
-        return chosen
-
-    def rewind(self) -> None:
-        """Send everything above the mark again: the server may have lost it."""
-        self._at, self._offset, self.sent = 0, 0, self.mark
+    @property
+    def count(self) -> int:
+        """How many events are in it."""
+        return sum(chunk.count for chunk in self._chunks)
 
     @property
     def unsent(self) -> bool:
-        """Whether there may be something to read."""
-        with self._lock:
-            if self._at >= len(self._segments):
+        """Whether there is something to send."""
+        return self._at < len(self._chunks)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more than one batch waits to be sent."""
+        return len(self._chunks) - self._at > _BATCH // _CHUNK
+
+    # --- the host's side ---
+
+    def append(self, before: bytes, after: bytes, *, proposal: bool = False) -> int:
+        """Number a command and keep it; its sequence.
+
+        On return it outlives the process (or the memory took it, with one warning). 0 when it had to be
+        dropped; -1 when a signal handler interrupted this thread in the middle of this: then it is kept
+        as soon as that goes on.
+
+        Raises:
+            RuntimeError: another thread holds the lock and does not let go.
+        """
+        if not self._acquire():
+            self._late.append((before, after, proposal))
+            return -1
+        try:
+            sequence = self._append(before, after, proposal)
+            while self._late:
+                self._append(*self._late.popleft())
+        finally:
+            self._release()
+        return sequence
+
+    def _append(self, before: bytes, after: bytes, proposal: bool) -> int:
+        size = len(before) + DIGITS + len(after)
+        room = self._bytes + size <= self._most_bytes or self._make_room(size)
+        sequence = self.last + 1
+        if sequence > _LAST:
+            raise OverflowError("ten digits of sequence numbers are used up; connect a new Ledger")
+        self.last = sequence
+        segment = None
+        if room:
+            segment = self._write(b"%b%010d%b" % (before, sequence, after), sequence, self._most_memory)
+        if segment is None:
+            self._drop(sequence)
+            return 0
+        end = segment.size
+        chunk = self._open
+        if chunk is not None and not proposal and chunk.segment is segment and end - chunk.start <= _CHUNK:
+            chunk.end, chunk.last = end, sequence
+            chunk.count += 1
+        else:
+            self._begin_chunk(segment, end - size, sequence, proposal=proposal)
+        return sequence
+
+    def _begin_chunk(self, segment: Segment, start: int, sequence: int, *, proposal: bool = False) -> None:
+        chunk = Chunk(segment, start, segment.size, sequence, sequence, 1, proposal)
+        self._chunks.append(chunk)
+        self._open = None if proposal else chunk
+
+    def drop(self) -> None:
+        """Count an event that could not be made: it takes a number, and the number is reported."""
+        ours = self._acquire()
+        try:
+            self.last += 1
+            self._drop(self.last)
+        finally:
+            if ours:
+                self._release()
+
+    def _drop(self, sequence: int) -> None:
+        self.dropped += 1
+        self._untold[0].add(sequence)
+        self._open = None
+
+    def sample_out(self) -> None:
+        """Count an event that sampling left out; it takes no number."""
+        ours = self._acquire()
+        self.sampled_out += 1
+        if ours:
+            self._release()
+
+    def _acquire(self) -> bool:
+        """Take the lock; False when this very thread holds it, interrupted by a signal handler."""
+        if not self._lock.acquire(blocking=False):
+            if self._holder == get_ident():
                 return False
-            return self._at < len(self._segments) - 1 or self._offset < self._segments[self._at].size
+            if not self._lock.acquire(timeout=_LOCK):
+                raise RuntimeError(f"another thread held the outbox for {_LOCK} s")
+        self._holder = get_ident()
+        return True
+
+    def _release(self) -> None:
+        self._holder = 0
+        self._lock.release()
+
+    def report(self, reason: Literal["start", "interval", "close"]) -> None:
+        """Say which numbers will never come, and how many were sampled out, if any were since the last."""
+        if self._acquire():
+            try:
+                self._report(reason)
+            finally:
+                self._release()
+
+    def _report(self, reason: str) -> None:
+        dropped, unconfirmed = self._untold
+        if not (dropped.ranges or unconfirmed.ranges or self.sampled_out > self._told_sampled):
+            return
+        told = {
+            "first": 1,
+            "last": self.last,
+            "dropped": dropped.ranges[:_MOST_RANGES],
+            "unconfirmed": unconfirmed.ranges[:_MOST_RANGES],
+            "sampled_out": self.sampled_out,
+            "reason": reason,
+        }
+        before, after = self.commands.pieces(
+            *self.encoder.pieces(
+                "ProducerReported",
+                orjson.dumps(told),
+                event_id=str(uuid_utils.uuid7()),
+                time=utc_now(),
+            )
+        )
+        sequence = self.last + 1
+        command = b"%b%010d%b" % (before, sequence, after)
+        segment = self._write(command, sequence, self._most_memory + len(command))  # whatever the cap
+        if segment is None:
+            return
+        self.last = sequence
+        self._begin_chunk(segment, segment.size - len(command), sequence)
+        self._untold = (
+            SequenceSet(dropped.ranges[_MOST_RANGES:]),
+            SequenceSet(unconfirmed.ranges[_MOST_RANGES:]),
+        )
+        self._told.append(
+            _Report(
+                sequence,
+                SequenceSet(dropped.ranges[:_MOST_RANGES]),
+                SequenceSet(unconfirmed.ranges[:_MOST_RANGES]),
+            )
+        )
+        self._told_sampled = self.sampled_out
+
+    # --- keeping ---
+
+    def _write(self, command: bytes, sequence: int, most_memory: int) -> Segment | None:
+        segment = self._segments[-1] if self._segments else None
+        try:
+            if not isinstance(segment, FileSegment) or segment.size >= self._segment_bytes:
+                segment = self._new_file()
+            if segment is not None:
+                segment.append(command, sequence)
+                self._bytes += len(command)
+                self._say_recovered()
+                return segment
+        except OSError as error:
+            self._retry_at = monotonic() + 1
+            self._say_in_memory(error)
+            if segment is not None and segment.size == 0:
+                self._segments.pop().remove()
+        return self._write_to_memory(command, sequence, most_memory)
+
+    def _new_file(self) -> FileSegment | None:
+        """A new file; None while none can be made (tried once a second)."""
+        if self._next_path is None or monotonic() < self._retry_at:
+            return None
+        segment = FileSegment(self._next_path(self._made + 1))
+        self._made += 1
+        self._add(segment)
+        return segment
+
+    def _write_to_memory(self, command: bytes, sequence: int, most: int) -> Segment | None:
+        if self.memory_bytes + len(command) > most:
+            return None
+        segment = self._segments[-1] if self._segments else None
+        if not isinstance(segment, MemorySegment) or segment.size >= _MEMORY_SEGMENT:
+            segment = MemorySegment()
+            self._add(segment)
+        segment.append(command, sequence)
+        self._bytes += len(command)
+        self.memory_bytes += len(command)
+        return segment
+
+    def _add(self, segment: Segment) -> None:
+        self._segments.append(segment)
+        self._open = None
+
+    def _say_in_memory(self, error: OSError) -> None:
+        if not self._in_memory:
+            self._in_memory = True
+            _log.warning(
+                "can't write the write-ahead file (%s): events are kept in memory only, for now", error
+            )
+
+    def _say_recovered(self) -> None:
+        if self._in_memory:
+            self._in_memory = False
+            _log.warning("the write-ahead file can be written again")
+
+    def _make_room(self, size: int) -> bool:
+        """Let go of what was sent, oldest first; whether that is enough."""
+        before = self.unconfirmed
+        while self._bytes + size > self._most_bytes and self._was_sent(0):
+            segment, chunks = self._take_out_first()
+            segment.remove()
+            for chunk in chunks:
+                first = max(chunk.first, self.mark + 1)
+                self.unconfirmed += chunk.last - first + 1
+                self._untold[1].add(first, chunk.last)
+        if self.unconfirmed > before:
+            self._report("interval")  # at once: who adopts these files must know why numbers are missing
+        if self._bytes + size <= self._most_bytes:
+            return True
+        if not self._full:
+            self._full = True
+            _log.warning(
+                "%.0f MiB wait to be stored, the most that WAL_MAX_BYTES allows: new events are dropped"
+                " (and reported) until the store takes some",
+                self._most_bytes / 2**20,
+            )
+        return False
+
+    def _was_sent(self, index: int) -> bool:
+        """Whether all of that segment was sent, and it is not the one being written."""
+        if index >= len(self._segments) - 1:
+            return False
+        return not self.unsent or self._chunks[self._at].segment is not self._segments[index]
+
+    def _take_out_first(self) -> tuple[Segment, list[Chunk]]:
+        """Take out the first segment, to be removed; and its chunks above the mark."""
+        segment = self._segments.popleft()
+        self._bytes -= segment.size
+        if isinstance(segment, MemorySegment):
+            self.memory_bytes -= segment.size
+        above = []
+        while self._chunks and self._chunks[0].segment is segment:
+            chunk = self._chunks.popleft()
+            self._at = max(0, self._at - 1)
+            if chunk.last > self.mark:
+                above.append(chunk)
+        if self._open is not None and self._open.segment is segment:
+            self._open = None
+        for report in [r for r in self._told if any(c.first <= r.sequence <= c.last for c in above)]:
+            self._told.remove(report)  # nobody may ever read it: say it again
+            for untold, told in zip(self._untold, (report.dropped, report.unconfirmed), strict=True):
+                for first, last in told.ranges:
+                    untold.add(first, last)
+        for sequence in [n for n, final in self._final.items() if final.segment is segment]:
+            del self._final[sequence]
+        return segment, above
+
+    # --- the sender's side ---
+
+    def decided(self, record: Record) -> None:
+        """Keep a registration's final event: it supersedes the proposal of the same sequence."""
+        command = self.commands.whole(record.event, record.body)
+        with self._lock:
+            segment = self._write(command, record.sequence, self._most_memory)
+            if segment is not None:
+                n = record.sequence
+                self._final[n] = Chunk(segment, segment.size - len(command), segment.size, n, n, 1)
+            self._open = None
+
+    def final(self, sequence: int) -> bytes | None:
+        """The command of a registration that was decided; None when it is not."""
+        chunk = self._final.get(sequence)
+        return None if chunk is None else chunk.read()
+
+    def unsent_chunks(self) -> list[Chunk]:
+        """The next chunks to send: one proposed registration, or events of half a megabyte or so."""
+        chunks: list[Chunk] = []
+        size = 0
+        with self._lock:
+            while self._at < len(self._chunks) and self._chunks[self._at].last <= self.mark:
+                self._at += 1
+            if self._at < len(self._chunks) and self._chunks[self._at].first <= self.mark:
+                self._split_at_mark(self._chunks[self._at])
+            for index in range(self._at, len(self._chunks)):
+                chunk = self._chunks[index]
+                if chunks and (chunk.proposal or chunks[0].proposal or size >= _BATCH):
+                    break
+                chunks.append(chunk)
+                size += chunk.end - chunk.start
+            if chunks and chunks[-1] is self._open:
+                self._open = None
+        return chunks
+
+    def _split_at_mark(self, chunk: Chunk) -> None:
+        """Leave behind what the store has of a chunk."""
+        for count, found in enumerate(scan(chunk.read())):
+            if found.record is not None and found.record.sequence > self.mark:
+                middle, first = chunk.start + found.start, found.record.sequence
+                rest = Chunk(chunk.segment, middle, chunk.end, first, chunk.last, chunk.count - count)
+                chunk.end, chunk.last, chunk.count = middle, first - 1, count
+                self._at += 1
+                self._chunks.insert(self._at, rest)
+                if self._open is chunk:
+                    self._open = rest
+                return
+
+    def was_sent(self, chunks: Sequence[Chunk]) -> None:
+        """The server took these chunks, the next to send until now."""
+        with self._lock:
+            for chunk in chunks:
+                self.sent = max(self.sent, chunk.last)
+                before = self._chunks[self._at - 1] if self._at else None
+                if before is not None and before.leads_to(chunk):
+                    del self._chunks[self._at]  # many small ones are remembered as one
+                    before.take(chunk)
+                else:
+                    self._at += 1
+
+    def rewind(self) -> None:
+        """Send everything above the mark again: the server may have lost it."""
+        with self._lock:
+            self._at, self.sent = 0, self.mark
 
     def confirm(self, mark: int) -> None:
         """The store has each of 1 … mark: forget the segments that are wholly below."""
         if mark <= self.mark:
             return
-        self.mark = mark
-        for sequence in [n for n in self._final if n <= mark]:
-            del self._final[sequence]
         with self._lock:
-            while self._segments and self._segments[0].last <= mark and self._is_behind(0):
-                self._segments.pop(0).remove()
-                self._at = max(0, self._at - 1)
+            self.mark = mark
+            for sequence in [n for n in self._final if n <= mark]:
+                del self._final[sequence]
+            self._told = [report for report in self._told if report.sequence > mark]
+            gone = []
+            while self._segments and self._segments[0].last <= mark and self._may_go():
+                gone.append(self._take_out_first()[0])
+        for segment in gone:
+            segment.remove()
+            self._full = False
 
-    def _is_behind(self, index: int) -> bool:
-        """Whether the cursor has left that segment, and it is not the one being written."""
-        return index < self._at and index < len(self._segments) - 1
+    def _may_go(self) -> bool:
+        if self._was_sent(0):
+            return True
+        # The one being written: only when all is stored, and not for every few events.
+        return len(self._segments) == 1 and self.done and not self.unsent and self._segments[0].size >= _TIDY
+
+    # --- the end ---
 
     def abandon(self) -> None:
         """After fork, in the child: close the descriptors; the files are the parent's."""
@@ -269,15 +565,15 @@ class Outbox:
                 else:
                     segment.close()
             self._segments.clear()
+            self._chunks.clear()
+            self._at, self._open = 0, None
             return done
         finally:
             if locked:
                 self._lock.release()
 
 
-def _source_of(record: Record) -> str:
-    try:
-        source = orjson.loads(record.event)["source"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return ""
-    return source if isinstance(source, str) else ""
+def _reported(event: bytes) -> list[tuple[int, int]]:
+    data = orjson.loads(event).get("data") or {}
+    ranges = (*data.get("dropped", ()), *data.get("unconfirmed", ()))
+    return [(first, last) for first, last in ranges if 1 <= first <= last]

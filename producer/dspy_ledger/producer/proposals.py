@@ -78,10 +78,6 @@ class Proposal:
         """The proposal with its parent's version as it is decided now."""
         return replace(self, data={**self.data, "parent_version": version})
 
-    def with_sequence(self, sequence: int, source: str, context: Mapping[str, str]) -> Proposal:
-        """The proposal with its place in a producer's account."""
-        return replace(self, sequence=sequence, source=source, context=context)
-
     def decide(self, known: Mapping[str, Known]) -> Decision:
         """The version rule, on what is known of the program."""
         data = self.data
@@ -111,25 +107,23 @@ class Proposal:
             context=self.context,
         )
 
-    def to_bytes(self) -> bytes:
-        """For the write-ahead file; ``source`` stands on top as it does in an event."""
-        return orjson.dumps(
-            {
-                "source": self.source,
-                "sequence": self.sequence,
-                "id": self.event_id,
-                "time": self.time,
-                "context": dict(self.context or {}),
-                "requested": self.requested,
-                "base_version": self.base_version,
-                "parent_content": self.parent_content,
-                "data": self.data,
-            }
-        )
+    def pieces(self, source: str, context: Mapping[str, str]) -> tuple[bytes, bytes]:
+        """For the write-ahead file: the bytes before and after the digits of its sequence."""
+        kept = {
+            "source": source,
+            "id": self.event_id,
+            "time": self.time,
+            "context": dict(context),
+            "requested": self.requested,
+            "base_version": self.base_version,
+            "parent_content": self.parent_content,
+            "data": self.data,
+        }
+        return b'{"sequence":"', b'",' + orjson.dumps(kept)[1:]
 
     @classmethod
     def from_bytes(cls, raw: bytes, body: bytes | None) -> Proposal:
-        """What :meth:`to_bytes` wrote."""
+        """What :meth:`pieces` wrote."""
         kept = orjson.loads(raw)
         return cls(
             event_id=kept["id"],
@@ -140,7 +134,7 @@ class Proposal:
             base_version=kept["base_version"],
             parent_content=kept.get("parent_content"),
             source=kept["source"],
-            sequence=kept["sequence"],
+            sequence=int(kept["sequence"]),
             context=kept["context"],
         )
 

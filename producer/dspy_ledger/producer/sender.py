@@ -11,34 +11,32 @@ import os
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from dspy_ledger.errors import LedgerUnavailable
 from dspy_ledger.keys import Keys
-from dspy_ledger.producer.outbox import Outbox
-from dspy_ledger.producer.proposals import entry_fields
-from dspy_ledger.producer.wal import Record, WalFolder
+from dspy_ledger.producer.outbox import Chunk, Outbox
+from dspy_ledger.producer.server import Found, Problem, Server, client_of_one_connection, problem_of
+from dspy_ledger.producer.wal import Commands, Record, WalFolder, scan
 
 __all__ = ["Registrar", "Sender"]
 
 _log = logging.getLogger("dspy_ledger.producer")
 
-_BATCH = 500
 _LINGER = 0.02  # seconds: gather what comes close together
+_QUIET_ROUNDS = 10  # of that length without an event, until the thread waits to be woken
 _POLL = (0.05, 1.0)  # seconds between looks at the stored mark, longer while it stands still
 _ADOPT = 30.0  # seconds between looks for files of dead siblings
+_LOOK = 30.0  # seconds between looks at whether the server still has what is not stored
+_REPORT = 30.0  # seconds between reports of what is missing, when something is
 _BACKOFF = (0.05, 5.0)  # seconds: first and longest pause
-_TIMEOUT = 3.0  # seconds a socket may stay silent
 
 Ask = Callable[["redis.Redis"], Any]
 Registrar = Callable[["redis.Redis", Record], Record | None]
@@ -57,35 +55,63 @@ class _Question:
             self.answer.set_exception(LedgerUnavailable(reason))
 
 
+class _Every:
+    """Something that is due now and then; at once at first."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.at = 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is time; if so, the next time is set."""
+        now = monotonic()
+        if now < self.at:
+            return False
+        self.at = now + self._seconds
+        return True
+
+
 class Sender:
     """Sends one ledger's outboxes; see the module.
 
     Args:
         outbox: this process's own; further ones are adopted from dead processes.
-        folder: where those lie; None adopts nothing.
+        folder: where those lie.
+        commands: builds the commands of the stream.
         registrar: settles proposals (given by the registry).
     """
 
     def __init__(
-        self, redis_url: str, keys: Keys, outbox: Outbox, folder: WalFolder | None, registrar: Registrar
+        self,
+        redis_url: str,
+        keys: Keys,
+        outbox: Outbox,
+        folder: WalFolder,
+        commands: Commands,
+        registrar: Registrar,
     ) -> None:
         self.state = "connecting"
+        self.problem: Problem | None = None
+        self.found: Found | None = None
         self.last_error: str | None = None
         self.adopted_events = 0
         self._redis_url = redis_url
         self._keys = keys
         self._outbox = outbox
         self._folder = folder
+        self._commands = commands
         self._registrar = registrar
+        self._server = Server(keys.events)
         self._adopted: dict[str, tuple[Outbox, int]] = {}
-        self._adopt_at = 0.0 if folder is not None else inf
+        self._adoption, self._look, self._report = _Every(_ADOPT), _Every(_LOOK), _Every(_REPORT)
         self._client: redis.Redis | None = None
         self._questions: deque[_Question] = deque()
         self._decided_ahead: set[int] = set()  # own sequences sent by a decision before their turn
+        self._resting = False  # the thread waits to be woken
         self._wake = threading.Event()  # there is something to send
         self._hurry = threading.Event()  # somebody waits for it
         self._stop = threading.Event()
-        self._behind = False  # a batch was full: more is waiting
+        self._quiet_rounds = 0
         self._progress = threading.Condition()
         self._failures = 0
         self._poll_at = 0.0
@@ -96,12 +122,15 @@ class Sender:
         """Start the thread."""
         self._thread.start()
 
-    def wake(self, *, urgent: bool = False) -> None:
-        """There is something new; ``urgent`` does not wait for more to come."""
-        if urgent:
-            self._hurry.set()
-        if not self._wake.is_set():
+    def wake(self) -> None:
+        """There is something new: look after it within the linger time."""
+        if self._resting:
             self._wake.set()
+
+    def hurry(self) -> None:
+        """Somebody waits: look after everything now."""
+        self._hurry.set()
+        self._wake.set()
 
     def ask(self, question: Ask, *, timeout: float) -> Any:
         """Let the thread ask Redis something, ahead of all sending.
@@ -114,7 +143,7 @@ class Sender:
             raise LedgerUnavailable(f"Redis can't be asked now ({self.last_error or 'closing'})")
         asked = _Question(question)
         self._questions.append(asked)
-        self.wake(urgent=True)
+        self.hurry()
         try:
             return asked.answer.result(timeout)
         except TimeoutError:
@@ -129,14 +158,14 @@ class Sender:
                 left = deadline - monotonic()
                 if left <= 0 or not self._thread.is_alive():
                     return done()
-                self.wake(urgent=True)
+                self.hurry()
                 self._progress.wait(min(left, 0.05))
         return True
 
     def stop(self, timeout: float) -> None:
         """End the thread, within ``timeout`` seconds or so; what is not sent stays in the outbox."""
         self._stop.set()
-        self.wake(urgent=True)
+        self.hurry()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -155,58 +184,88 @@ class Sender:
         self._release()
 
     def _step(self) -> None:
-        if not (self._behind or self._hurry.is_set()):
-            if not self._has_work():
-                self._wake.wait(self._idle_seconds())
-            self._hurry.wait(_LINGER)
-        self._wake.clear()
-        self._hurry.clear()
+        self._wait_for_work()
         if self._stop.is_set():
             return
+        if self._report.is_due():
+            self._outbox.report("interval")
         self._answer()
         client = self._connected()
         self._adopt()
-        full = [self._send(client, outbox) for outbox in self._outboxes()]
-        self._behind = any(full)
+        for outbox in self._outboxes():
+            self._send(client, outbox)
         self._learn_marks(client)
+        self._watch(client)
+        if self.state == "disconnected":
+            _log.warning("Redis takes events again%s", _lost(self.found))
+        self.state, self.problem, self.last_error, self._failures = "connected", None, None, 0
+
+    def _wait_for_work(self) -> None:
+        """Return when there is something to do, or it is time to look whether there is.
+
+        A busy host is not asked to wake this thread for every event: the thread looks by itself until
+        nothing came for a while.
+        """
+        if self._client is not None and not self._has_work():
+            if self._quiet_rounds < _QUIET_ROUNDS and monotonic() < self._poll_at:
+                self._quiet_rounds += 1
+            else:
+                self._resting = True
+                if not self._has_work():
+                    self._wake.wait(self._idle_seconds())
+                self._resting = False
+        if self._outbox.unsent:
+            self._quiet_rounds = 0
+        if not self._behind():
+            self._hurry.wait(_LINGER)
+        self._wake.clear()
+        self._hurry.clear()
 
     def _has_work(self) -> bool:
-        return (
-            bool(self._questions) or self._outbox.unsent or any(o.unsent for o, _ in self._adopted.values())
-        )
+        return bool(self._questions) or any(outbox.unsent for outbox in self._outboxes())
+
+    def _behind(self) -> bool:
+        """Whether more waits than one round sends: no need to gather."""
+        return self._client is not None and any(outbox.is_behind for outbox in self._outboxes())
 
     def _idle_seconds(self) -> float:
-        now = monotonic()
-        if self._client is None:
-            return 0.0
         if all(outbox.done for outbox in self._outboxes()):
-            return max(0.0, min(_ADOPT, self._adopt_at - now))
-        return max(0.0, min(self._poll_at, self._adopt_at) - now)
+            return max(0.0, self._adoption.at - monotonic())
+        return max(0.0, min(self._poll_at, self._adoption.at) - monotonic())
 
     def _connected(self) -> redis.Redis:
         if self._client is None:
-            client = _client_of_one_connection(self._redis_url)
+            client = client_of_one_connection(self._redis_url)
             client.ping()
             self._client = client
-            # Whatever this server is, it may have lost what its predecessor took: send all that is not
-            # stored again, and learn first what is.
-            self._decided_ahead.clear()
             self._poll_at = 0.0
             self._learn_marks(client)
+            self._send_again_what_is_lost(client)
+        return self._client
+
+    def _send_again_what_is_lost(self, client: redis.Redis) -> None:
+        """The server may not be the one that took our events, or not have them any more."""
+        found = self._server.look(client, self._outbox.mark)
+        self.found = found or self.found
+        if found != "same":
+            self._decided_ahead.clear()
             for outbox in self._outboxes():
                 outbox.rewind()
-            if self.state == "disconnected":
-                _log.warning("Redis answers again; sending what was kept")
-        self.state, self._failures = "connected", 0
-        return self._client
+
+    def _watch(self, client: redis.Redis) -> None:
+        """A server that is emptied while we are connected to it says nothing: look now and then."""
+        if not self._outbox.done and not self._outbox.unsent and self._look.is_due():
+            self._send_again_what_is_lost(client)
 
     def _outboxes(self) -> list[Outbox]:
         return [self._outbox, *(outbox for outbox, _ in self._adopted.values())]
 
     def _back_off(self, error: Exception) -> None:
-        if self.state != "disconnected":
-            _log.warning("Redis can't be reached (%s); events are kept in the write-ahead file", error)
-        self.state, self.last_error = "disconnected", f"{type(error).__name__}: {error}"
+        problem = problem_of(error)
+        if self.problem != problem:
+            _log.warning("Redis takes no events (%s: %s); they are kept here", problem, error)
+        self.problem, self.last_error = problem, f"{type(error).__name__}: {error}"
+        self.state = "disconnected"
         self._disconnect()
         while self._questions:
             self._questions.popleft().refuse(str(error))
@@ -251,27 +310,51 @@ class Sender:
         """A decision (made in ``ask``) sent that sequence already; don't send it in its turn."""
         self._decided_ahead.add(sequence)
 
-    def _send(self, client: redis.Redis, outbox: Outbox) -> bool:
-        """Send the next batch; whether it was full."""
-        records = outbox.read(_BATCH)
-        if not records:
-            return False
-        own = outbox is self._outbox
-        pipeline = client.pipeline(transaction=False)
-        for record in records:
-            if own and record.sequence in self._decided_ahead:
-                self._decided_ahead.discard(record.sequence)
-            elif record.proposal:
-                if (final := self._registrar(client, record)) is not None:
-                    outbox.decided(final)
-            else:
-                pipeline.xadd(self._keys.events, entry_fields(record.event, record.body))
-        if len(pipeline):
-            pipeline.execute()
-        outbox.sent = max(outbox.sent, records[-1].sequence)
+    def _send(self, client: redis.Redis, outbox: Outbox) -> None:
+        """Send the next chunks."""
+        chunks = outbox.unsent_chunks()
+        if not chunks:
+            return
+        if chunks[0].proposal:
+            self._send_registration(client, outbox, chunks[0])
+        else:
+            self._send_events(client, outbox, chunks)
         self._poll_pause = _POLL[0]
         self._notify()
-        return len(records) >= _BATCH
+
+    def _send_registration(self, client: redis.Redis, outbox: Outbox, chunk: Chunk) -> None:
+        ahead = outbox is self._outbox and chunk.first in self._decided_ahead
+        self._decided_ahead.discard(chunk.first)
+        if not ahead:
+            if (command := outbox.final(chunk.first)) is not None:
+                [reply] = self._pass_on(client, [command], 1)
+                if isinstance(reply, Exception):
+                    raise reply
+            else:
+                for found in scan(chunk.read()):
+                    if found.record and (final := self._registrar(client, found.record)) is not None:
+                        outbox.decided(final)
+        outbox.was_sent([chunk])
+
+    def _send_events(self, client: redis.Redis, outbox: Outbox, chunks: Sequence[Chunk]) -> None:
+        replies = self._pass_on(client, [chunk.read() for chunk in chunks], sum(c.count for c in chunks))
+        answered = iter(replies)
+        for chunk in chunks:
+            for reply in [next(answered) for _ in range(chunk.count)]:
+                if isinstance(reply, Exception):
+                    raise reply
+            outbox.was_sent([chunk])
+            if outbox is self._outbox:
+                self._server.took(reply, chunk.last)
+
+    def _pass_on(self, client: redis.Redis, commands: Sequence[bytes], count: int) -> list[Any]:
+        """Send commands as they are; the server's replies, its errors among them."""
+        connection: Any = client.connection_pool.get_connection()
+        try:
+            connection.send_packed_command(commands, check_health=False)
+            return [_reply(connection) for _ in range(count)]
+        finally:
+            client.connection_pool.release(connection)
 
     def _learn_marks(self, client: redis.Redis) -> None:
         outboxes = [outbox for outbox in self._outboxes() if not outbox.done]
@@ -291,27 +374,26 @@ class Sender:
         self._notify()
 
     def _adopt(self) -> None:
-        if self._folder is None or monotonic() < self._adopt_at:
+        if not self._adoption.is_due():
             return
-        self._adopt_at = monotonic() + _ADOPT
         try:
             for instance, lock, paths in self._folder.abandoned():
-                self._adopt_one(self._folder, instance, lock, paths)
+                self._adopt_one(instance, lock, paths)
         except OSError as error:
             _log.warning("can't look for write-ahead files of other processes: %s", error)
 
-    def _adopt_one(self, folder: WalFolder, instance: str, lock: int, paths: list[Path]) -> None:
+    def _adopt_one(self, instance: str, lock: int, paths: list[Path]) -> None:
         try:
-            outbox = Outbox.adopted(paths)
+            outbox = Outbox.adopted(paths, self._commands)
         except OSError as error:
             _log.warning("can't read the write-ahead files of %s: %s", instance, error)
-            folder.unlock(instance, lock, remove=False)
+            self._folder.unlock(instance, lock, remove=False)
             return
         self._adopted[instance] = (outbox, lock)
-        self.adopted_events += outbox.last
+        self.adopted_events += outbox.count
         self._poll_at = 0.0
         if outbox.last:
-            _log.info("sending %s events that a process gone left behind", outbox.last)
+            _log.info("sending %s events that a process gone left behind", outbox.count)
         else:
             self._let_go(instance, outbox, lock)
 
@@ -324,8 +406,7 @@ class Sender:
     def _let_go(self, instance: str, outbox: Outbox, lock: int) -> None:
         del self._adopted[instance]
         removed = outbox.close()
-        if self._folder is not None:
-            self._folder.unlock(instance, lock, remove=removed)
+        self._folder.unlock(instance, lock, remove=removed)
 
     def _release(self) -> None:
         for instance, (outbox, lock) in list(self._adopted.items()):
@@ -340,28 +421,12 @@ class Sender:
             self._progress.notify_all()
 
 
-def _client_of_one_connection(url: str) -> redis.Redis:
-    """A client that never connects a second time.
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response(disable_decoding=True)
+    except redis.ResponseError as error:
+        return error
 
-    redis-py replaces a broken connection without a word; but a new connection may lead to a server that
-    lost what the old one took, so that it must be noticed: then everything not stored is sent again.
-    """
-    connected = False
 
-    def connect_once(connection: Any) -> None:
-        nonlocal connected
-        if connected:
-            raise redis.ConnectionError("the connection was lost")
-        connection.on_connect()
-        connected = True
-
-    pool = redis.ConnectionPool.from_url(
-        url,
-        max_connections=1,
-        socket_timeout=_TIMEOUT,
-        socket_connect_timeout=_TIMEOUT,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        redis_connect_func=connect_once,
-    )
-    return redis.Redis.from_pool(pool)
+def _lost(found: Found | None) -> str:
+    return {"rolled back": ", from an older snapshot", "empty": ", but empty"}.get(found or "", "")

@@ -1,13 +1,13 @@
 """Write-ahead files: what one producer recorded and the store does not have yet.
 
-One instance owns ``<instance>.lock`` (flocked while it lives) and segments ``<instance>.<n>.wal`` of lines
+One instance owns ``<instance>.lock`` (flocked while it lives) and segments ``<instance>.<n>.wal``. A
+segment is a run of commands in Redis's own protocol (RESP), each the XADD that sends one event: so the
+sender passes on what it reads as it is. A registration whose version is only proposed stands there under
+the verb ``PROPOSE`` and is never sent like that; a later XADD of the same sequence supersedes it.
 
-    E42<TAB>event JSON<TAB>body JSON or nothing<LF>
-
-``E`` is an event as it is sent, ``P`` a registration whose version is only proposed; a later ``E`` of the
-same sequence supersedes it. JSON of orjson has no raw tab or newline. A line without its newline was
-torn: its ``record()`` had not returned. Lines are in the page cache when ``append`` returns, so that they
-outlive the process.
+JSON of orjson has no raw line break, so that ``CR LF *`` is found only where a command begins. A command
+without its end was torn: its ``record()`` had not returned. What is appended lies in the page cache when
+``append`` returns, so that it outlives the process.
 """
 
 from __future__ import annotations
@@ -18,69 +18,145 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from errno import ENOSPC
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+import orjson
 from redis.connection import parse_url
 
-__all__ = ["FileSegment", "MemorySegment", "Record", "Segment", "WalFolder", "format_line", "parse_line"]
+from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
+
+__all__ = ["DIGITS", "Commands", "FileSegment", "MemorySegment", "Record", "Segment", "WalFolder", "scan"]
 
 _log = logging.getLogger("dspy_ledger.producer")
 
-_READ_BYTES = 1 << 20
-
 
 class Record(NamedTuple):
-    """One line: an event (or a proposed registration) with its sequence."""
+    """One command taken apart: an event (or a proposed registration) of a source, with its sequence."""
 
+    source: str
     sequence: int
     event: bytes
     body: bytes | None
     proposal: bool
 
 
-def format_line(record: Record) -> bytes:
-    """The line of a record."""
-    kind = b"P" if record.proposal else b"E"
-    return b"%b%d\t%b\t%b\n" % (kind, record.sequence, record.event, record.body or b"")
+_XADD, _PROPOSE = b"XADD", b"PROPOSE"
+_HEAD = re.compile(
+    rb"\*([57])\r\n\$\d+\r\n(XADD|PROPOSE)\r\n\$\d+\r\n[^\r\n]+\r\n\$1\r\n\*\r\n"
+    rb"\$%d\r\n%b\r\n\$(\d+)\r\n" % (len(DATA_FIELD), DATA_FIELD)
+)
+_BODY = re.compile(rb"\$%d\r\n%b\r\n\$(\d+)\r\n" % (len(BODY_FIELD), BODY_FIELD))
+DIGITS = 10
+"""Of a sequence as it is written."""
 
 
-def parse_line(line: bytes) -> Record | None:
-    """The record of a line without its newline; None when the line is damaged."""
-    head, _, rest = line.partition(b"\t")
-    event, separator, body = rest.partition(b"\t")
-    if not separator or head[:1] not in (b"E", b"P") or not head[1:].isdigit():
-        return None
-    return Record(int(head[1:]), event, body or None, head[:1] == b"P")
+class Commands:
+    """Builds the commands that add events to one stream.
+
+    An event comes in two pieces, before and after the ten digits of its sequence, so that all but the
+    number can be made before the number is known.
+    """
+
+    def __init__(self, stream: str) -> None:
+        key = stream.encode()
+        self._heads = {
+            (proposal, fields): b"*%d\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$1\r\n*\r\n$%d\r\n%b\r\n$"
+            % (3 + 2 * fields, len(verb), verb, len(key), key, len(DATA_FIELD), DATA_FIELD)
+            for proposal, verb in ((False, _XADD), (True, _PROPOSE))
+            for fields in (1, 2)
+        }
+
+    def pieces(
+        self, before: bytes, after: bytes, body: bytes | None = None, *, proposal: bool = False
+    ) -> tuple[bytes, bytes]:
+        """The command around an event's sequence."""
+        size = len(before) + DIGITS + len(after)
+        if body is None:
+            return b"%b%d\r\n%b" % (self._heads[proposal, 1], size, before), after + b"\r\n"
+        return (
+            b"%b%d\r\n%b" % (self._heads[proposal, 2], size, before),
+            b"%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (after, len(BODY_FIELD), BODY_FIELD, len(body), body),
+        )
+
+    def whole(self, event: bytes, body: bytes | None = None) -> bytes:
+        """The command of an event that has its sequence already."""
+        if body is None:
+            return b"%b%d\r\n%b\r\n" % (self._heads[False, 1], len(event), event)
+        return b"%b%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            *(self._heads[False, 2], len(event), event),
+            *(len(BODY_FIELD), BODY_FIELD, len(body), body),
+        )
+
+
+class Found(NamedTuple):
+    """A command in a file: where it stands, and what it says (None where it is damaged)."""
+
+    start: int
+    end: int
+    record: Record | None
+
+
+def scan(commands: bytes) -> Iterator[Found]:
+    """Every command of a file; a damaged stretch counts as one, a torn end as none."""
+    at = 0
+    while at < len(commands):
+        record, end = _parse(commands, at)
+        if record is None:
+            following = commands.find(b"\r\n*", at)
+            if following < 0:
+                return
+            end = following + 2
+        yield Found(at, end, record)
+        at = end
+
+
+def _parse(commands: bytes, at: int) -> tuple[Record | None, int]:
+    head = _HEAD.match(commands, at)
+    if head is None:
+        return None, at
+    start, end = head.end(), head.end() + int(head[3])
+    event, at = commands[start:end], end + 2
+    body = None
+    if head[1] == b"7":
+        named = _BODY.match(commands, at)
+        if named is None:
+            return None, at
+        end = named.end() + int(named[1])
+        body, at = commands[named.end() : end], end + 2
+    if commands[end:at] != b"\r\n":
+        return None, at
+    try:
+        envelope = orjson.loads(event)
+        source, sequence = envelope["source"], int(envelope["sequence"])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None, at
+    if not isinstance(source, str) or not source or sequence < 1:
+        return None, at
+    return Record(source, sequence, event, body, head[2] == _PROPOSE), at
 
 
 class Segment(ABC):
-    """An append-only run of lines that can be read from any offset while it grows."""
+    """An append-only run of commands that can be read anywhere while it grows."""
 
     def __init__(self) -> None:
         self.size = 0
         self.last = 0
         """The highest sequence in it; 0 while it is empty."""
 
-    def append(self, line: bytes, sequence: int) -> None:
-        """Add one line.
+    @abstractmethod
+    def append(self, command: bytes, sequence: int) -> None:
+        """Add one command.
 
         Raises:
             OSError: it could not be written; the segment is as before.
         """
-        self._write(line)
-        self.size += len(line)
-        self.last = max(self.last, sequence)
 
-    def read_lines(self, offset: int, most_bytes: int = _READ_BYTES) -> tuple[list[bytes], int]:
-        """Whole lines from an offset on, at least one if there is one, and the offset behind them."""
-        while True:
-            chunk = self._read(offset, most_bytes)
-            end = chunk.rfind(b"\n") + 1
-            if end or len(chunk) < most_bytes:
-                return chunk[:end].split(b"\n")[:-1], offset + end
-            most_bytes *= 2  # one line longer than the chunk
+    @abstractmethod
+    def read(self, start: int, end: int) -> bytes:
+        """What stands from ``start`` up to ``end``."""
 
     @abstractmethod
     def remove(self) -> None:
@@ -90,12 +166,6 @@ class Segment(ABC):
     def close(self) -> None:
         """Let go of it and leave it where it is."""
 
-    @abstractmethod
-    def _write(self, line: bytes) -> None: ...
-
-    @abstractmethod
-    def _read(self, offset: int, size: int) -> bytes: ...
-
 
 class FileSegment(Segment):
     """A segment in a file."""
@@ -103,21 +173,21 @@ class FileSegment(Segment):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.size = os.fstat(self._fd).st_size
 
-    def _write(self, line: bytes) -> None:
-        written = -1
-        try:
-            written = os.write(self._fd, line)
-        finally:
-            if written != len(line):  # a full disk may take half a line
-                os.ftruncate(self._fd, self.size)
-        if written != len(line):
-            raise OSError(28, "no space left for the write-ahead file")
+    def append(self, command: bytes, sequence: int) -> None:
+        """Add one command; see Segment."""
+        # At the place where it belongs, not at the end: a full disk may have taken half a command before.
+        if os.pwrite(self._fd, command, self.size) != len(command):
+            self.truncate(self.size)
+            raise OSError(ENOSPC, "no space left for the write-ahead file")
+        self.size += len(command)
+        self.last = max(self.last, sequence)
 
-    def _read(self, offset: int, size: int) -> bytes:
-        return os.pread(self._fd, size, offset)
+    def read(self, start: int, end: int) -> bytes:
+        """What stands there; see Segment."""
+        return os.pread(self._fd, end - start, start)
 
     def truncate(self, size: int) -> None:
         """Cut everything from ``size`` on."""
@@ -143,11 +213,15 @@ class MemorySegment(Segment):
         super().__init__()
         self._bytes = bytearray()
 
-    def _write(self, line: bytes) -> None:
-        self._bytes += line
+    def append(self, command: bytes, sequence: int) -> None:
+        """Add one command; see Segment."""
+        self._bytes += command
+        self.size += len(command)
+        self.last = max(self.last, sequence)
 
-    def _read(self, offset: int, size: int) -> bytes:
-        return bytes(self._bytes[offset : offset + size])
+    def read(self, start: int, end: int) -> bytes:
+        """What stands there; see Segment."""
+        return bytes(self._bytes[start:end])
 
     def remove(self) -> None:
         """Free the memory."""
