@@ -43,6 +43,10 @@ PUBLIC = [
     "ProgramMetadata",
     "ProgramRegistry",
     "create_text_processor",
+    "instrument",
+    "session",
+    "track",
+    "uninstrument",
 ]
 
 

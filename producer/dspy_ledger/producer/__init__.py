@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dspy_ledger.producer.context import session
     from dspy_ledger.producer.execution import ExecutionInfo
+    from dspy_ledger.producer.instrument import instrument, track, uninstrument
     from dspy_ledger.producer.ledger import Ledger, LedgerStats
     from dspy_ledger.producer.models import ModelDescription, ModelManager
     from dspy_ledger.producer.pipeline import (
@@ -44,10 +46,16 @@ __all__ = [
     "ProgramMetadata",
     "ProgramRegistry",
     "create_text_processor",
+    "instrument",
+    "session",
+    "track",
+    "uninstrument",
 ]
 
 _MODULES = {
+    "context": ("session",),
     "execution": ("ExecutionInfo",),
+    "instrument": ("instrument", "track", "uninstrument"),
     "ledger": ("Ledger", "LedgerStats"),
     "models": ("ModelDescription", "ModelManager"),
     "pipeline": (

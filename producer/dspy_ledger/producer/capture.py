@@ -89,9 +89,23 @@ class Capture(BaseCallback):
         self.lms: list[Any] = []
         self.ended = False
         self._messages = messages
+        self._root_id: str | None = None
         self._open: dict[str | None, Call] = {}
         self._left_out: Counter[str] = Counter()
         self._lock = Lock()
+
+    def reopen(self) -> str | None:
+        """Let the root call go on until the execution's end; its call id."""
+        if self._root_id is not None:
+            self.calls[0].ended = None
+            self._open[self._root_id] = self.calls[0]
+        return self._root_id
+
+    def end(self) -> None:
+        """The execution ended: what is still called on its behalf is no part of it."""
+        self.ended = True
+        if self.calls and self.calls[0].ended is None:
+            self.calls[0].ended = perf_counter()
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the execution began."""
@@ -145,6 +159,8 @@ class Capture(BaseCallback):
                 self._left_out[kind] += 1
             return
         call = Call(kind, name, self._open.get(ACTIVE_CALL_ID.get()), instance)
+        if not calls:
+            self._root_id = call_id
         self._open[call_id] = call
         calls.append(call)
 

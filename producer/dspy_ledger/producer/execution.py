@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version as distribution_version
@@ -15,11 +16,12 @@ from dspy.streaming.messages import StatusMessage
 
 from dspy_ledger.errors import InvalidFields
 from dspy_ledger.identity import Interface
-from dspy_ledger.producer.capture import NOT_CAPTURED, Capture
+from dspy_ledger.producer.capture import Capture
+from dspy_ledger.producer.context import ambient
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.models import ModelDescription
+from dspy_ledger.producer.recorder import record_execution
 from dspy_ledger.producer.scope import EXECUTION, put_in_force, restore
-from dspy_ledger.producer.serialise import plain
 from dspy_ledger.timestamps import utc_now
 
 __all__ = ["Execution", "ExecutionInfo", "Identity", "check_inputs", "run"]
@@ -105,14 +107,15 @@ class Execution:
     ) -> None:
         self.execution_id = str(uuid_utils.uuid7())
         self.started_at = utc_now()
-        self.capture = Capture(messages=ledger.settings.capture_messages)
+        self.capture = Capture(messages=bool(ledger.settings.capture_messages))
         self.latency_ms: float | None = None
         self.first_chunk_ms: float | None = None
         self._ledger = ledger
         self._model = model
         self._id_of = id_of or _name_of
         self._trace_id = None if trace_id is None else str(trace_id)
-        self._metadata = metadata
+        self._around = ambient()
+        self._metadata = {**self._around.metadata, **(metadata or {})}
         self._lm: Any = None
         self._adapter: Any = None
 
@@ -135,7 +138,15 @@ class Execution:
     def leave(self, token: Any) -> None:
         """The program returned: what was in force before is so again, and its time is taken."""
         self.latency_ms = self.capture.elapsed_ms()
-        restore(token)
+        with suppress(
+            ValueError
+        ):  # a coroutine that is closed elsewhere than it ran: nothing to restore there
+            restore(token)
+
+    def go_on(self) -> str | None:
+        """What the program returned has its work still to do: it takes until :meth:`end`; the call's id."""
+        self.latency_ms = None
+        return self.capture.reopen()
 
     def end(
         self,
@@ -146,7 +157,7 @@ class Execution:
     ) -> dict[str, Any]:
         """Record what there is to record; the event's data. Never raises."""
         capture = self.capture
-        capture.ended = True
+        capture.end()
         models = list(dict.fromkeys(map(self._id_of, capture.lms)))
         data = {
             "execution_id": self.execution_id,
@@ -166,14 +177,14 @@ class Execution:
             "cost_usd": capture.cost_usd(),
             "call_counts": capture.counts(),
             "trace_id": self._trace_id,
-            "metadata": plain(self._metadata or {}),
+            "session_id": self._around.session_id,
+            "user_id": self._around.user_id,
+            "tags": list(self._around.tags),
+            "metadata": self._metadata,
             "adapter": "ChatAdapter" if self._adapter is None else type(self._adapter).__name__,
             "dspy_version": _dspy_version(),
         }
-        try:
-            _record(self._ledger, data, inputs, outputs, capture)
-        except Exception as problem:  # noqa: BLE001  the host comes first: counted and said, never raised
-            self._ledger.drop(problem)
+        record_execution(self._ledger, data, inputs=inputs, outputs=outputs, calls=capture.as_dicts())
         return data
 
     def _model_in_force(self, answered: list[str]) -> dict[str, Any]:
@@ -284,38 +295,12 @@ def _is_async(program: Any) -> bool:
     return False
 
 
-def _record(
-    ledger: Ledger, data: dict[str, Any], inputs: Mapping[str, Any] | None, outputs: Any, capture: Capture
-) -> None:
-    """What is not to be captured is not in the event."""
-    settings = ledger.settings
-    with_messages = settings.capture_inputs and settings.capture_outputs
-    if data["error"] is not None and not with_messages:
-        data["error"]["message"] = NOT_CAPTURED
-    body: dict[str, Any] = {"inputs": dict(inputs or {})} if settings.capture_inputs else {}
-    if settings.capture_outputs:
-        body["outputs"] = None if outputs is None else _fields(outputs)
-    body["calls"] = capture.as_dicts(with_messages=with_messages)
-    ledger.record(
-        "ExecutionCompleted", data, body=body, subject=data["program_id"], event_id=data["execution_id"]
-    )
-
-
 def _described(error: BaseException) -> dict[str, str]:
     try:
         message = str(error)
     except Exception as hostile:  # noqa: BLE001  the exception is the host's
         message = f"(its text raises {type(hostile).__name__})"
-    kept: dict[str, str] = plain({"type": type(error).__name__, "message": message[:10_000]})
-    return kept
-
-
-def _fields(prediction: Any) -> Any:
-    """What a program returned, one level taken apart: each field is serialised with care of its own."""
-    try:
-        return dict(prediction.items()) if isinstance(prediction, dspy.Example) else prediction
-    except Exception:  # noqa: BLE001  the host's own class: described as a whole
-        return prediction
+    return {"type": type(error).__name__, "message": message}
 
 
 def _name_of(lm: Any) -> str:

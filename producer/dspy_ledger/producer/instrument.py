@@ -1,0 +1,261 @@
+"""Record what the host's DSPy programs do: every root call of any module, or of one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Iterable
+from contextvars import Token
+from typing import Any, TypeVar
+
+import dspy
+from dspy.dsp.utils.settings import settings as dspy_settings
+from dspy.utils.callback import BaseCallback
+
+from dspy_ledger.errors import InvalidInput
+from dspy_ledger.producer import evaluating
+from dspy_ledger.producer.arguments import tag_list, text
+from dspy_ledger.producer.capture import Capture
+from dspy_ledger.producer.driving import drive, outlives_its_call
+from dspy_ledger.producer.execution import Execution
+from dspy_ledger.producer.ledger import Ledger
+from dspy_ledger.producer.recognition import Recogniser
+from dspy_ledger.producer.scope import current_execution, is_quiet, put_in_force, restore
+from dspy_ledger.producer.typeform import of_dspy
+
+__all__ = ["instrument", "track", "uninstrument"]
+
+_Module = TypeVar("_Module")
+
+_NO_INPUTS = frozenset({"config", "demos", "lm", "new_signature", "signature"})
+"""What DSPy's predictors take beside their inputs."""
+
+
+def instrument(ledger: Ledger) -> None:
+    """Record every root call of a ``dspy.Module`` in this process as one execution, from here on.
+
+    It wraps ``dspy.Module.__call__`` and ``acall``, may be called from any thread, and needs no
+    ``dspy.configure`` before or after it. Called again, it records to the ledger given last.
+
+    Raises:
+        InvalidInput: it is no ledger.
+    """
+    global _tracker  # noqa: PLW0603  dspy.Module is global too
+    tracker = _Tracker(ledger)
+    with _patching:
+        if not _wrapped:
+            for name, wrapper_of in (("__call__", _calling), ("acall", _acalling)):
+                original = getattr(dspy.Module, name)
+                wrapper = functools.wraps(original)(wrapper_of(original))
+                setattr(dspy.Module, name, wrapper)
+                _wrapped[name] = (original, wrapper)
+        _tracker = tracker
+    evaluating.install(ledger)
+
+
+def uninstrument() -> None:
+    """Undo :func:`instrument`: DSPy is as it was.
+
+    Where somebody wrapped DSPy's methods again since, theirs stay, and ours do nothing within them.
+    """
+    global _tracker  # noqa: PLW0603
+    with _patching:
+        _tracker = None
+        if all(getattr(dspy.Module, name) is wrapper for name, (_, wrapper) in _wrapped.items()):
+            for name, (original, _) in _wrapped.items():
+                setattr(dspy.Module, name, original)
+            _wrapped.clear()
+    evaluating.remove()
+
+
+def track(
+    module: _Module, ledger: Ledger, name: str | None = None, tags: Iterable[str] | None = None
+) -> _Module:
+    """Record every root call of one module as one execution; the module.
+
+    It goes into the module's ``callbacks``, where the module's copies don't have it: DSPy's ``deepcopy`` and
+    ``compile`` drop them, so track the compiled program again. Called again, it replaces what was given
+    before.
+
+    Args:
+        name: what the program is called; None as for :func:`instrument`.
+        tags: of the program.
+
+    Raises:
+        InvalidInput: it is no module, no ledger, or name or tags are no texts.
+    """
+    if not isinstance(module, dspy.Module):
+        raise InvalidInput(f"track takes a dspy.Module, not {type(module).__name__}")
+    hook = _TrackedModule(_Tracker(ledger, text("name", name), tag_list(tags)))
+    others = [callback for callback in module.callbacks if not isinstance(callback, _TrackedModule)]
+    module.callbacks = [*others, hook]
+    return module
+
+
+class _Tracker:
+    """Begins executions on one ledger; its own failures stay its own."""
+
+    def __init__(self, ledger: Ledger, name: str | None = None, tags: Iterable[str] = ()) -> None:
+        if not isinstance(ledger, Ledger):
+            raise InvalidInput(f"pass a Ledger, e.g. Ledger.connect(), not {type(ledger).__name__}")
+        self.ledger = ledger
+        self.recogniser = Recogniser.of(ledger)
+        self._name = name
+        self._tags = tags
+
+    def begin(self, module: Any, args: Any, kwargs: Any) -> _Root | None:
+        """A root call begins; None when it can't be recorded."""
+        try:
+            program = self.recogniser.identity_of(module, self._name, self._tags)
+            return _Root(self, Execution(self.ledger), program, (module, args, kwargs))
+        except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
+            self.ledger.drop(error)
+            return None
+
+
+class _Root:
+    """A root call: one execution, in force from here on."""
+
+    def __init__(self, tracker: _Tracker, execution: Execution, program: Any, call: tuple[Any, ...]) -> None:
+        self._tracker = tracker
+        self._execution = execution
+        self._program = program
+        self._call = call
+        self._token: Token[Any] = execution.begin()
+
+    @property
+    def capture(self) -> Capture:
+        """What is seen of the call."""
+        return self._execution.capture
+
+    def leave(self) -> None:
+        """What was in force before the call is so again."""
+        self._execution.leave(self._token)
+
+    def go_on(self) -> str | None:
+        """Its work goes on after the call returned; the call's id."""
+        return self._execution.go_on()
+
+    def end(self, outputs: Any, error: BaseException | None = None) -> None:
+        """The call ended: it is recorded."""
+        try:
+            program = self._tracker.recogniser.versioned(self._program)
+            self._execution.end(program, _inputs(*self._call), outputs, error)
+        except Exception as problem:  # noqa: BLE001  the host comes first: counted and said, never raised
+            self._tracker.ledger.drop(problem)
+
+
+class _TrackedModule(BaseCallback):  # type: ignore[misc]  # DSPy's classes are Any to mypy
+    """The callback of one tracked module: DSPy runs both hooks in the context of the call."""
+
+    def __init__(self, tracker: _Tracker) -> None:
+        self.tracker = tracker
+        self._roots: dict[str, _Root] = {}
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """A call of the module begins."""
+        if current_execution() is not None or is_quiet():
+            return
+        root = self.tracker.begin(instance, inputs.get("args", ()), inputs.get("kwargs", {}))
+        if root is not None:
+            self._roots[call_id] = root
+            root.capture.on_module_start(call_id, instance, inputs)
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """A call of the module ended."""
+        if (root := self._roots.pop(call_id, None)) is not None:
+            root.capture.on_module_end(call_id, outputs, exception)
+            root.leave()
+            root.end(outputs, exception)
+
+
+_tracker: _Tracker | None = None
+_wrapped: dict[str, tuple[Any, Any]] = {}  # name in dspy.Module → what it was, what it is
+_patching = threading.Lock()
+
+
+def _calling(original: Any) -> Any:
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807  tracebacks name it so
+        if (capture := current_execution()) is not None:
+            if (token := _put_back(capture)) is None:
+                return original(self, *args, **kwargs)
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                restore(token)
+        if (root := _begin(self, args, kwargs)) is None:
+            return original(self, *args, **kwargs)
+        try:
+            outputs = original(self, *args, **kwargs)
+        except BaseException as error:
+            root.leave()
+            root.end(None, error)
+            raise
+        if outlives_its_call(outputs):
+            return drive(outputs, root)
+        root.leave()
+        root.end(outputs)
+        return outputs
+
+    return __call__
+
+
+def _acalling(original: Any) -> Any:
+    async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if (capture := current_execution()) is not None:
+            if (token := _put_back(capture)) is None:
+                return await original(self, *args, **kwargs)
+            try:
+                return await original(self, *args, **kwargs)
+            finally:
+                restore(token)
+        if (root := _begin(self, args, kwargs)) is None:
+            return await original(self, *args, **kwargs)
+        try:
+            outputs = await original(self, *args, **kwargs)
+        except BaseException as error:
+            root.leave()
+            root.end(None, error)
+            raise
+        if outlives_its_call(outputs):
+            return drive(outputs, root)
+        root.leave()
+        root.end(outputs)
+        return outputs
+
+    return acall
+
+
+def _begin(module: Any, args: Any, kwargs: Any) -> _Root | None:
+    """A root call begins, unless it is not to be recorded."""
+    tracker = _tracker
+    if tracker is None or is_quiet():
+        return None
+    for callback in vars(module).get("callbacks") or ():
+        if isinstance(callback, _TrackedModule):
+            tracker = callback.tracker
+    return tracker.begin(module, args, kwargs)
+
+
+def _put_back(capture: Capture) -> Token[Any] | None:
+    """Where the host put other callbacks in force within the execution, also the execution's own."""
+    callbacks = dspy_settings.callbacks or ()
+    for callback in callbacks:
+        if callback is capture:
+            return None
+    return put_in_force({"callbacks": [*callbacks, capture]})
+
+
+def _inputs(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's inputs by name."""
+    if not _NO_INPUTS.isdisjoint(kwargs) and of_dspy(type(module)):
+        declared = getattr(getattr(module, "signature", None), "input_fields", ())
+        kwargs = {name: value for name, value in kwargs.items() if name not in _NO_INPUTS or name in declared}
+    if not args:
+        return kwargs
+    forward = object.__getattribute__(module, "forward")  # DSPy logs a warning for module.forward
+    names = list(inspect.signature(forward).parameters)
+    named = dict(zip(names, args, strict=False))
+    rest = {"args": list(args[len(named) :])} if len(args) > len(named) else {}
+    return {**named, **rest, **kwargs}

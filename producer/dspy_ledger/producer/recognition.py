@@ -1,0 +1,155 @@
+"""Which program it is that runs: its content, told again cheaply, and its registration if nobody made one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from dspy_ledger.identity import program_id as id_of
+from dspy_ledger.producer.canonical import Canonical, canonicalize, fingerprint
+from dspy_ledger.producer.execution import Identity
+from dspy_ledger.producer.ledger import Ledger
+from dspy_ledger.producer.registry import ProgramRegistry
+from dspy_ledger.producer.scope import is_quiet
+from dspy_ledger.producer.structure import only_signature, walk
+from dspy_ledger.producer.typeform import of_dspy
+
+__all__ = ["Recogniser"]
+
+_log = logging.getLogger("dspy_ledger.producer")
+
+_MOST_REMEMBERED = 1000  # instances
+_MOST_REGISTERED = 20  # versions of one program that register themselves in one process
+
+# By the ledger's id(), which can't be another's as long as the recogniser keeps the ledger alive.
+_shared: weakref.WeakValueDictionary[int, Recogniser] = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    instance: weakref.ref[Any]
+    fingerprint: Any
+    name: str | None
+    identity: Identity
+
+
+class Recogniser:
+    """Tells which program an instance is; safe to use from many threads.
+
+    A program that nobody registered in this process registers itself: without waiting, at most
+    20 versions of one program, and not within an optimizer's compile or an evaluation.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.registry = ProgramRegistry.of(ledger)
+        self._remembered: dict[int, _Remembered] = {}
+        self._registered: Counter[str] = Counter()
+        self._warned: set[str] = set()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> Self:
+        """The one that all who record to this ledger share in this process."""
+        with _sharing:
+            recogniser = _shared.get(id(ledger))
+            if recogniser is None:
+                recogniser = _shared[id(ledger)] = cls(ledger)
+        return recogniser  # type: ignore[return-value]
+
+    def identity_of(self, program: Any, name: str | None = None, tags: Iterable[str] = ()) -> Identity:
+        """Which program a module is, now.
+
+        Args:
+            name: what it is called; None takes the name under which this process registered that content,
+                else the class's, the signature's, or the names of its fields.
+            tags: of its registration, if it registers itself.
+        """
+        remembered = self._remembered.get(id(program))
+        current = fingerprint(program)
+        if (
+            remembered is None
+            or remembered.instance() is not program
+            or remembered.name != name
+            or remembered.fingerprint != current
+        ):
+            identity, lasting = self._identify(program, name, tags)
+            if lasting:
+                self._remember(program, _Remembered(weakref.ref(program), current, name, identity))
+        else:
+            identity = remembered.identity
+        return identity
+
+    def versioned(self, identity: Identity) -> Identity:
+        """The same with the version as it is known by now."""
+        if not identity.provisional or identity.content_hash is None:
+            return identity
+        known = self.registry.of_content(identity.program_id, identity.content_hash)
+        if known is None:
+            return identity
+        return replace(identity, version=known.version, provisional=known.provisional)
+
+    def _identify(self, program: Any, name: str | None, tags: Iterable[str]) -> tuple[Identity, bool]:
+        """Which program it is, and whether that may be remembered."""
+        try:
+            canonical = canonicalize(program)
+        except Exception as error:  # noqa: BLE001  the host's own class: recorded without its content
+            called = name or type(program).__name__
+            self._warn(called, "can't tell the content of program %r: %s", called, error)
+            return Identity(id_of(called), called, None), True
+        held = self.registry.held(canonical.content_hash)
+        if name is None and held is not None:
+            return Identity(held.id, held.name, canonical.content_hash, canonical.model_pinned), True
+        called = name or _name_of(canonical)
+        identity = Identity(id_of(called), called, canonical.content_hash, canonical.model_pinned)
+        if self.registry.of_content(identity.program_id, canonical.content_hash) is not None:
+            return identity, True
+        if is_quiet():
+            return identity, False
+        self._register(canonical, identity, tags)
+        return identity, True
+
+    def _register(self, canonical: Canonical, identity: Identity, tags: Iterable[str]) -> None:
+        with self._lock:
+            self._registered[identity.program_id] += 1
+            number = self._registered[identity.program_id]
+        if number > _MOST_REGISTERED:
+            self._warn(
+                identity.program_id,
+                "program %r registered %d versions of itself in this process; further ones are recorded by"
+                " their content hash only (a module built with changing instructions or demos?)",
+                identity.program_id,
+                _MOST_REGISTERED,
+            )
+            return
+        self.registry.offer(canonical, identity.program_id, identity.name, tags=tags, timeout=0)
+
+    def _remember(self, program: Any, remembered: _Remembered) -> None:
+        with self._lock:
+            while len(self._remembered) >= _MOST_REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
+            self._remembered[id(program)] = remembered
+
+    def _warn(self, once: str, message: str, *args: Any) -> None:
+        if once not in self._warned:
+            self._warned.add(once)
+            _log.warning(message, *args)
+
+
+def _name_of(canonical: Canonical) -> str:
+    """The host's class, else the signature's, else what goes in and comes out."""
+    program = canonical.program
+    if not of_dspy(type(program)):
+        return canonical.class_name
+    signature = only_signature(program, walk(program))
+    if signature is None:
+        return canonical.class_name
+    if not of_dspy(signature):
+        return str(signature.__name__)
+    return f"{'_'.join(signature.input_fields)}_to_{'_'.join(signature.output_fields)}"
