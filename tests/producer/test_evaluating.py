@@ -22,6 +22,7 @@ from dspy.utils import DummyLM
 from dspy_ledger.producer import Ledger, ModelManager, ProgramManager
 from dspy_ledger.producer.evaluating import install, remove
 from dspy_ledger.producer.evaluation import dataset_digest, metric_name, results_of, rows_of
+from dspy_ledger.producer.recognition import Recogniser
 from dspy_ledger.producer.scope import is_quiet
 from dspy_ledger.settings import Settings
 from producer.test_programs import MODEL, Answers, sent
@@ -204,18 +205,8 @@ def test_digest_holds_bytes_by_their_digest_and_not_which_fields_are_inputs() ->
 
 @pytest.fixture
 def watched(make_manager) -> Iterator[ProgramManager]:
-    """Every program is registered under its class's name when it is evaluated."""
     manager = make_manager()
-
-    def identify(program) -> dict:
-        known = manager.register_program(program)
-        return {
-            "program_id": known.id,
-            "program_version": known.version,
-            "content_hash": known.content_hash,
-        }
-
-    install(manager.ledger, identify)
+    install(manager.ledger)
     yield manager
     remove()
 
@@ -248,7 +239,8 @@ def test_evaluation_is_recorded_with_its_program_model_metric_dataset_and_rows(w
     data = event.envelope["data"]
     assert event.envelope["subject"] == data["program_id"] == registered.envelope["data"]["program_id"]
     assert data["content_hash"] == registered.envelope["data"]["content_hash"]
-    assert data["program_version"] == "1.0.0"
+    assert data["program_id"] == "question_to_answer"
+    assert data["program_version"] is None  # decided when it was sent; the content hash tells
     assert data["model_id"] == "dummy"
     assert data["model_info"] == {"provider": None, "base_model": "dummy", "model_name": "dummy"}
     assert data["metric_name"] == "exact"
@@ -308,12 +300,11 @@ def test_evaluation_of_what_is_no_program_goes_by_unrecorded(watched, valkey) ->
     assert watched.ledger.stats().dropped == 0
 
 
-def test_error_of_ours_is_counted_and_the_host_gets_its_result(watched) -> None:
-    def broken(program):
+def test_error_of_ours_is_counted_and_the_host_gets_its_result(watched, monkeypatch) -> None:
+    def broken(self, program):
         raise RuntimeError("the ledger's own bug")
 
-    remove()
-    install(watched.ledger, broken)
+    monkeypatch.setattr(Recogniser, "identity_of", broken)
     assert evaluated().score == 33.33
     assert watched.ledger.stats().dropped == 1
 
@@ -402,8 +393,8 @@ def patched() -> dict[tuple[type, str], object]:
 def test_dspy_is_as_before_when_no_longer_watched(make_manager) -> None:
     before = patched()
     signatures = {name: inspect.signature(function) for name, function in before.items()}
-    install(make_manager().ledger, lambda program: {})
-    install(make_manager().ledger, lambda program: {})
+    install(make_manager().ledger)
+    install(make_manager().ledger)
     during = patched()
     changed = {name for name in before if during[name] is not before[name]}
     assert set(before) - changed == {(Teleprompter, "compile")}
@@ -425,7 +416,7 @@ def test_what_another_tool_wrapped_around_ours_stays_and_ours_does_nothing_in_it
 ) -> None:
     manager = make_manager()
     evaluate = dspy.Evaluate.__call__
-    install(manager.ledger, lambda program: {"program_id": "p"})
+    install(manager.ledger)
     ours = dspy.Evaluate.__call__
 
     def theirs(*args, **kwargs):

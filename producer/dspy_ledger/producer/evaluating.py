@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,28 +17,23 @@ import dspy
 from dspy.dsp.utils.settings import settings as dspy_settings
 from dspy.teleprompt import Teleprompter
 
-from dspy_ledger.errors import InvalidProgram
 from dspy_ledger.producer.evaluation import dataset_of, metric_name, record_evaluation, results_of, rows_of
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.models import ModelDescription
+from dspy_ledger.producer.recognition import Recogniser
 from dspy_ledger.producer.scope import current_execution, is_quiet, quiet
 from dspy_ledger.producer.structure import walk
 
-__all__ = ["Identify", "install", "remove"]
+__all__ = ["install", "remove"]
 
-_log = logging.getLogger("dspy_ledger.producer")
-
-Identify = Callable[[Any], Mapping[str, Any]]
-"""Gives of a program the event's program_id, program_version and content_hash, and has it registered."""
-
-_watching: tuple[Ledger, Identify] | None = None
+_watching: Recogniser | None = None
 _wrappers: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
-def install(ledger: Ledger, identify: Identify) -> None:
+def install(ledger: Ledger) -> None:
     """Record every evaluation from here on, and keep quiet within it and within every compile."""
     global _watching  # noqa: PLW0603  DSPy's classes are global too
-    _watching = (ledger, identify)
+    _watching = Recogniser.of(ledger)
     _wrap(dspy.Evaluate, "__call__", _evaluating)
     _wrap(Teleprompter, "__init_subclass__", _subclassing)
     for optimizer in _subclasses(Teleprompter):
@@ -131,28 +125,29 @@ def _is_watched() -> bool:
 
 
 def _evaluated(bind: Callable[[], inspect.BoundArguments], result: Any) -> None:
-    if _watching is None:
+    recogniser = _watching
+    if recogniser is None:
         return
-    ledger, identify = _watching
     try:
         arguments = bind().arguments
         program, evaluate, metric = arguments["program"], arguments["self"], arguments.get("metric")
-        identity = identify(program)
-        model = _lm_of(program)
-        name = getattr(model, "model", None)
+        if not isinstance(program, dspy.Module):
+            return  # a function can be evaluated too, and is no program
+        identity = recogniser.versioned(recogniser.identity_of(program))
+        model = getattr(_lm_of(program), "model", None)
         data = {
-            **identity,
-            "model_id": name,
-            "model_info": None if name is None else ModelDescription.of(name, name).info(),
+            "program_id": identity.program_id,
+            "program_version": None if identity.provisional else identity.version,
+            "content_hash": identity.content_hash,
+            "model_id": model,
+            "model_info": None if model is None else ModelDescription.of(model, model).info(),
             "results": results_of(result),
             "metric_name": metric_name(evaluate.metric if metric is None else metric),
             "dataset": dataset_of(result, (arguments.get("callback_metadata") or {}).get("dataset")),
         }
-        record_evaluation(ledger, data, rows_of(result))
-    except InvalidProgram as error:
-        _log.debug("an evaluation is not recorded: %s", error)
+        record_evaluation(recogniser.ledger, data, rows_of(result))
     except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
-        ledger.drop(error)
+        recogniser.ledger.drop(error)
 
 
 def _lm_of(program: Any) -> Any:
