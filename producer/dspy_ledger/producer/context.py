@@ -1,0 +1,68 @@
+"""Whose call it is: session, user, tags and metadata for every execution within a ``with`` block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from dspy_ledger.producer.arguments import id_text, plain_mapping, tag_list
+
+__all__ = ["Ambient", "ambient", "session"]
+
+
+class Ambient(NamedTuple):
+    """What is in force here; ids are None and the rest is empty outside of every ``session``."""
+
+    session_id: str | None = None
+    user_id: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = MappingProxyType({})
+
+
+_NOTHING = Ambient()
+_ambient: ContextVar[Ambient] = ContextVar("dspy_ledger_ambient", default=_NOTHING)
+
+
+def ambient() -> Ambient:
+    """What is in force here: to be read where a root call starts, in the caller's own thread or task."""
+    return _ambient.get()
+
+
+@contextmanager
+def session(
+    session_id: str | None = None,
+    *,
+    user: str | None = None,
+    tags: Iterable[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
+    """Say whose the executions in this block are.
+
+    Blocks nest: an inner id stands above the outer one, tags add up, metadata is merged. It holds for
+    root calls that start in this task or thread and in tasks started from it. A thread that the block
+    starts by itself has its own context: run its work with ``contextvars.copy_context().run``.
+
+    Args:
+        session_id: of a conversation, for example; None keeps the outer one.
+        user: an id of yours; None keeps the outer one.
+
+    Raises:
+        InvalidInput: an id is empty or longer than 512 characters, tags are no texts, or metadata is no
+            mapping.
+    """
+    outer = _ambient.get()
+    inner = Ambient(
+        outer.session_id if session_id is None else id_text("session_id", session_id),
+        outer.user_id if user is None else id_text("user", user),
+        tuple(dict.fromkeys((*outer.tags, *tag_list(tags)))),
+        {**outer.metadata, **(plain_mapping("metadata", metadata) or {})},
+    )
+    token = _ambient.set(inner)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # left in another context than entered: there is nothing to take back
+            _ambient.reset(token)
