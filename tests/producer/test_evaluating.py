@@ -19,8 +19,7 @@ from dspy.evaluate import EvaluationResult
 from dspy.teleprompt import Teleprompter
 from dspy.utils import DummyLM
 
-from dspy_ledger.producer import Ledger, ModelManager, ProgramManager
-from dspy_ledger.producer.evaluating import install, remove
+from dspy_ledger.producer import Ledger, ModelManager, ProgramManager, instrument, track, uninstrument
 from dspy_ledger.producer.evaluation import dataset_digest, metric_name, results_of, rows_of
 from dspy_ledger.producer.recognition import Recogniser
 from dspy_ledger.producer.scope import is_quiet
@@ -206,9 +205,9 @@ def test_digest_holds_bytes_by_their_digest_and_not_which_fields_are_inputs() ->
 @pytest.fixture
 def watched(make_manager) -> Iterator[ProgramManager]:
     manager = make_manager()
-    install(manager.ledger)
+    instrument(manager.ledger)
     yield manager
-    remove()
+    uninstrument()
 
 
 class Capitals(dspy.Module):
@@ -298,6 +297,13 @@ def test_evaluation_of_what_is_no_program_goes_by_unrecorded(watched, valkey) ->
     assert result.score == 33.33
     assert not sent(watched, valkey, "EvaluationSaved")
     assert watched.ledger.stats().dropped == 0
+
+
+def test_evaluated_program_is_called_what_it_is_tracked_as(watched, valkey) -> None:
+    track(program := Listening(), watched.ledger, name="Geography")
+    dspy.Evaluate(devset=questions(), metric=exact)(program)
+    [event] = sent(watched, valkey, "EvaluationSaved")
+    assert event.envelope["data"]["program_id"] == "geography"
 
 
 def test_error_of_ours_is_counted_and_the_host_gets_its_result(watched, monkeypatch) -> None:
@@ -393,8 +399,8 @@ def patched() -> dict[tuple[type, str], object]:
 def test_dspy_is_as_before_when_no_longer_watched(make_manager) -> None:
     before = patched()
     signatures = {name: inspect.signature(function) for name, function in before.items()}
-    install(make_manager().ledger)
-    install(make_manager().ledger)
+    instrument(make_manager().ledger)
+    instrument(make_manager().ledger)
     during = patched()
     changed = {name for name in before if during[name] is not before[name]}
     assert set(before) - changed == {(Teleprompter, "compile")}
@@ -405,7 +411,7 @@ def test_dspy_is_as_before_when_no_longer_watched(make_manager) -> None:
             return is_quiet()
 
     assert Between().compile(None) is True
-    remove()
+    uninstrument()
     after = patched()
     assert {name: after[name] for name in before} == before
     assert Between().compile(None) is False
@@ -416,14 +422,14 @@ def test_what_another_tool_wrapped_around_ours_stays_and_ours_does_nothing_in_it
 ) -> None:
     manager = make_manager()
     evaluate = dspy.Evaluate.__call__
-    install(manager.ledger)
+    instrument(manager.ledger)
     ours = dspy.Evaluate.__call__
 
     def theirs(*args, **kwargs):
         return ours(*args, **kwargs)
 
     monkeypatch.setattr(dspy.Evaluate, "__call__", theirs)
-    remove()
+    uninstrument()
     assert dspy.Evaluate.__call__ is theirs
     program = Listening()
     dspy.Evaluate(devset=questions(), metric=exact, num_threads=1)(program)
@@ -440,3 +446,21 @@ def test_optimizer_of_the_host_can_be_pickled_while_it_is_watched(watched) -> No
 
     again = cloudpickle.loads(cloudpickle.dumps(Local()))
     assert again.compile(None) == "compiled"
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_tracked_module_is_quiet_within_an_evaluation_and_a_compile_with_nothing_wrapped(
+    make_manager, valkey, threads
+) -> None:
+    manager = make_manager()
+    tracked = track(Listening(), manager.ledger, name="Geography")
+
+    def judged(example, prediction, trace=None):
+        return tracked(question=prediction.answer).answer == example.answer
+
+    dspy.Evaluate(devset=questions(), metric=judged, num_threads=threads)(tracked)
+    compiled(Sync(), tracked)
+    compiled(Async(), tracked)
+    assert manager.ledger.stats().recorded == 0
+    tracked(question="Italy")
+    assert len(sent(manager, valkey, "ExecutionCompleted")) == 1

@@ -8,32 +8,46 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
 import dspy
 from dspy.dsp.utils.settings import settings as dspy_settings
 from dspy.teleprompt import Teleprompter
+from dspy.utils import callback_context
 
 from dspy_ledger.producer.evaluation import dataset_of, metric_name, record_evaluation, results_of, rows_of
+from dspy_ledger.producer.execution import Identity
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.models import ModelDescription
-from dspy_ledger.producer.recognition import Recogniser
 from dspy_ledger.producer.scope import current_execution, is_quiet, quiet
 from dspy_ledger.producer.structure import walk
 
-__all__ = ["install", "remove"]
+__all__ = ["install", "is_trying", "remove"]
 
-_watching: Recogniser | None = None
+_compiles: ContextVar[tuple[Any, ...]] = getattr(
+    callback_context, "_ACTIVE_COMPILES", ContextVar("no such mark", default=())
+)
+_EVALUATE_GLOBALS = inspect.unwrap(dspy.Evaluate.__call__).__globals__
+_MOST_FRAMES = 200  # looked at, some 50 ns each
+
+_watching: tuple[Ledger, Callable[[Any], Identity]] | None = None
 _wrappers: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
-def install(ledger: Ledger) -> None:
-    """Record every evaluation from here on, and keep quiet within it and within every compile."""
+def install(ledger: Ledger, identify: Callable[[Any], Identity]) -> None:
+    """Record every evaluation from here on, and keep quiet within it and within every compile.
+
+    Args:
+        identify: tells which program a module is, and registers it if nobody did.
+    """
     global _watching  # noqa: PLW0603  DSPy's classes are global too
-    _watching = Recogniser.of(ledger)
+    _watching = (ledger, identify)
     _wrap(dspy.Evaluate, "__call__", _evaluating)
     _wrap(Teleprompter, "__init_subclass__", _subclassing)
     for optimizer in _subclasses(Teleprompter):
@@ -48,6 +62,24 @@ def remove() -> None:
     _unwrap(Teleprompter, "__init_subclass__")
     for optimizer in _subclasses(Teleprompter):
         _unwrap(optimizer, "compile")
+
+
+def is_trying() -> bool:
+    """Whether DSPy evaluates or optimizes here, told without having wrapped anything.
+
+    Of a compile DSPy keeps a mark, in the thread that it runs in. Of an evaluation it keeps none: its frame
+    on the call stack, in whatever thread a row is evaluated, is all there is to see.
+    """
+    if _compiles.get():
+        return True
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_MOST_FRAMES):
+        if frame is None:
+            return False
+        if frame.f_globals is _EVALUATE_GLOBALS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _wrap(cls: type, name: str, wrapper_of: Callable[[Any], Any]) -> None:
@@ -84,7 +116,7 @@ def _evaluating(evaluate: Callable[..., Any]) -> Callable[..., Any]:
             return evaluate(self, *args, **kwargs)
         with quiet():
             result = evaluate(self, *args, **kwargs)
-        _evaluated(functools.partial(inspect.signature(evaluate).bind, self, *args, **kwargs), result)
+        _evaluated(evaluate, (self, *args), kwargs, result)
         return result
 
     return call
@@ -124,17 +156,18 @@ def _is_watched() -> bool:
     return _watching is not None and not is_quiet() and current_execution() is None
 
 
-def _evaluated(bind: Callable[[], inspect.BoundArguments], result: Any) -> None:
-    recogniser = _watching
-    if recogniser is None:
+def _evaluated(evaluate: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
+    if _watching is None:
         return
+    ledger, identify = _watching
     try:
-        arguments = bind().arguments
-        program, evaluate, metric = arguments["program"], arguments["self"], arguments.get("metric")
+        given = inspect.signature(evaluate).bind(*args, **kwargs).arguments
+        program, metric = given["program"], given.get("metric")
         if not isinstance(program, dspy.Module):
             return  # a function can be evaluated too, and is no program
-        identity = recogniser.versioned(recogniser.identity_of(program))
+        identity = identify(program)
         model = getattr(_lm_of(program), "model", None)
+        name = (given.get("callback_metadata") or {}).get("dataset")
         data = {
             "program_id": identity.program_id,
             "program_version": None if identity.provisional else identity.version,
@@ -142,12 +175,12 @@ def _evaluated(bind: Callable[[], inspect.BoundArguments], result: Any) -> None:
             "model_id": model,
             "model_info": None if model is None else ModelDescription.of(model, model).info(),
             "results": results_of(result),
-            "metric_name": metric_name(evaluate.metric if metric is None else metric),
-            "dataset": dataset_of(result, (arguments.get("callback_metadata") or {}).get("dataset")),
+            "metric_name": metric_name(given["self"].metric if metric is None else metric),
+            "dataset": dataset_of(result, name if isinstance(name, str) else None),
         }
-        record_evaluation(recogniser.ledger, data, rows_of(result))
+        record_evaluation(ledger, data, rows_of(result))
     except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
-        recogniser.ledger.drop(error)
+        ledger.drop(error)
 
 
 def _lm_of(program: Any) -> Any:
