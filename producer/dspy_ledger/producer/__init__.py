@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dspy_ledger.producer.context import session
     from dspy_ledger.producer.execution import ExecutionInfo
-    from dspy_ledger.producer.instrument import instrument, track, uninstrument
+    from dspy_ledger.producer.instrumentation import instrument, track, uninstrument
     from dspy_ledger.producer.ledger import Ledger, LedgerStats
     from dspy_ledger.producer.models import ModelDescription, ModelManager
     from dspy_ledger.producer.pipeline import (
@@ -55,7 +55,7 @@ __all__ = [
 _MODULES = {
     "context": ("session",),
     "execution": ("ExecutionInfo",),
-    "instrument": ("instrument", "track", "uninstrument"),
+    "instrumentation": ("instrument", "track", "uninstrument"),
     "ledger": ("Ledger", "LedgerStats"),
     "models": ("ModelDescription", "ModelManager"),
     "pipeline": (

@@ -18,7 +18,7 @@ from dspy_ledger.producer import evaluating
 from dspy_ledger.producer.arguments import tag_list, text
 from dspy_ledger.producer.capture import Capture
 from dspy_ledger.producer.driving import drive, outlives_its_call
-from dspy_ledger.producer.execution import Execution
+from dspy_ledger.producer.execution import Execution, Identity
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.recognition import Recogniser
 from dspy_ledger.producer.scope import current_execution, is_quiet, put_in_force, restore
@@ -51,7 +51,7 @@ def instrument(ledger: Ledger) -> None:
                 setattr(dspy.Module, name, wrapper)
                 _wrapped[name] = (original, wrapper)
         _tracker = tracker
-    evaluating.install(ledger)
+        evaluating.install(ledger, lambda program: _tracker_of(program, tracker).identity_of(program))
 
 
 def uninstrument() -> None:
@@ -66,7 +66,7 @@ def uninstrument() -> None:
             for name, (original, _) in _wrapped.items():
                 setattr(dspy.Module, name, original)
             _wrapped.clear()
-    evaluating.remove()
+        evaluating.remove()
 
 
 def track(
@@ -104,10 +104,14 @@ class _Tracker:
         self._name = name
         self._tags = tags
 
+    def identity_of(self, module: Any) -> Identity:
+        """Which program a module is."""
+        return self.recogniser.identity_of(module, self._name, self._tags)
+
     def begin(self, module: Any, args: Any, kwargs: Any) -> _Root | None:
         """A root call begins; None when it can't be recorded."""
         try:
-            program = self.recogniser.identity_of(module, self._name, self._tags)
+            program = self.identity_of(module)
             return _Root(self, Execution(self.ledger), program, (module, args, kwargs))
         except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
             self.ledger.drop(error)
@@ -155,7 +159,7 @@ class _TrackedModule(BaseCallback):  # type: ignore[misc]  # DSPy's classes are 
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A call of the module begins."""
-        if current_execution() is not None or is_quiet():
+        if current_execution() is not None or is_quiet() or evaluating.is_trying():
             return
         root = self.tracker.begin(instance, inputs.get("args", ()), inputs.get("kwargs", {}))
         if root is not None:
@@ -232,10 +236,15 @@ def _begin(module: Any, args: Any, kwargs: Any) -> _Root | None:
     tracker = _tracker
     if tracker is None or is_quiet():
         return None
+    return _tracker_of(module, tracker).begin(module, args, kwargs)
+
+
+def _tracker_of(module: Any, otherwise: _Tracker) -> _Tracker:
+    """That of a tracked module stands above the one of all modules."""
     for callback in vars(module).get("callbacks") or ():
         if isinstance(callback, _TrackedModule):
-            tracker = callback.tracker
-    return tracker.begin(module, args, kwargs)
+            return callback.tracker
+    return otherwise
 
 
 def _put_back(capture: Capture) -> Token[Any] | None:
