@@ -348,17 +348,25 @@ def test_a_question_over_a_connection_that_died_unnoticed_is_asked_again(
     assert ledger.ask(lambda client: client.ping(), timeout=2)
 
 
-def test_an_event_that_could_not_be_kept_leaves_no_hole_in_the_account(valkey, settings, open_ledger) -> None:
-    """A number without an event would hold the stored mark for ever."""
+def test_an_event_that_could_not_be_made_is_reported_under_its_number(valkey, settings, open_ledger) -> None:
+    """A number without an event or a report would hold the stored mark for ever."""
     ledger = open_ledger(settings)
     record(ledger, 2)
-    with pytest.MonkeyPatch.context() as full:
-        full.setattr(ledger._outbox, "append", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
-        record(ledger, 3)
+    for _ in range(3):
+        ledger.record("NoSuchEvent", {})
     record(ledger, 1)
     assert ledger.flush(5)
-    assert [e.sequence for e in entries(valkey, settings)] == [1, 2, 3]
-    assert (ledger.stats().recorded, ledger.stats().dropped) == (3, 3)
+    *events, report = entries(valkey, settings)
+    assert [e.sequence for e in events] == [1, 2, 6]
+    assert report.envelope["data"] == {
+        "first": 1,
+        "last": 6,
+        "dropped": [[3, 5]],
+        "unconfirmed": [],
+        "sampled_out": 0,
+        "reason": "interval",
+    }
+    assert (ledger.stats().recorded, ledger.stats().dropped) == (7, 3)
 
 
 def test_a_signal_handler_that_closes_while_its_thread_records_does_not_hang(valkey, settings) -> None:

@@ -196,9 +196,7 @@ class Sender:
             self._send(client, outbox)
         self._learn_marks(client)
         self._watch(client)
-        if self.state == "disconnected":
-            _log.warning("Redis takes events again%s", _lost(self.found))
-        self.state, self.problem, self.last_error, self._failures = "connected", None, None, 0
+        self._say_well()
 
     def _wait_for_work(self) -> None:
         """Return when there is something to do, or it is time to look whether there is.
@@ -274,6 +272,11 @@ class Sender:
         self._notify()
         self._stop.wait(pause)
 
+    def _say_well(self) -> None:
+        if self.state == "disconnected":
+            _log.warning("Redis takes events again%s", _lost(self.found))
+        self.state, self.problem, self.last_error, self._failures = "connected", None, None, 0
+
     def _disconnect(self) -> None:
         if self._client is not None:
             try:
@@ -319,6 +322,7 @@ class Sender:
             self._send_registration(client, outbox, chunks[0])
         else:
             self._send_events(client, outbox, chunks)
+        self._say_well()
         self._poll_pause = _POLL[0]
         self._notify()
 

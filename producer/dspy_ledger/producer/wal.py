@@ -5,9 +5,9 @@ segment is a run of commands in Redis's own protocol (RESP), each the XADD that 
 sender passes on what it reads as it is. A registration whose version is only proposed stands there under
 the verb ``PROPOSE`` and is never sent like that; a later XADD of the same sequence supersedes it.
 
-JSON of orjson has no raw line break, so that ``CR LF *`` is found only where a command begins. A command
-without its end was torn: its ``record()`` had not returned. What is appended lies in the page cache when
-``append`` returns, so that it outlives the process.
+JSON of orjson has no raw line break, so that the beginning of a command is found nowhere else: damage costs
+only what it hits. A command without its end was torn, its ``record()`` had not returned. What is appended
+lies in the page cache when ``append`` returns, so that it outlives the process.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ _HEAD = re.compile(
     rb"\*([57])\r\n\$\d+\r\n(XADD|PROPOSE)\r\n\$\d+\r\n[^\r\n]+\r\n\$1\r\n\*\r\n"
     rb"\$%d\r\n%b\r\n\$(\d+)\r\n" % (len(DATA_FIELD), DATA_FIELD)
 )
+_NEXT = re.compile(rb"\r\n(?=\*[57]\r\n\$[47]\r\n(?:XADD|PROPOSE)\r\n)")
 _BODY = re.compile(rb"\$%d\r\n%b\r\n\$(\d+)\r\n" % (len(BODY_FIELD), BODY_FIELD))
 DIGITS = 10
 """Of a sequence as it is written."""
@@ -105,10 +106,10 @@ def scan(commands: bytes) -> Iterator[Found]:
     while at < len(commands):
         record, end = _parse(commands, at)
         if record is None:
-            following = commands.find(b"\r\n*", at)
-            if following < 0:
+            following = _NEXT.search(commands, at)
+            if following is None:
                 return
-            end = following + 2
+            end = following.end()
         yield Found(at, end, record)
         at = end
 
