@@ -109,8 +109,9 @@ def canonicalize(program_class: Any) -> Canonical:
 def fingerprint(program: Any) -> Hashable:
     """A value that changes when a predictor's signature, demos (identity, length), fields, config or lm did.
 
-    Some microseconds a predictor: it tells when ``canonicalize`` must run again. It keeps what it compares
-    alive, so that an address used again can't pass for no change. Predictors within a container of more than
+    Some microseconds a predictor: it tells when ``canonicalize`` must run again for that program. It keeps
+    what it compares alive (not the program itself), so that an address used again can't pass for no change.
+    Predictors within a container of more than
     256 items are not watched: it may as well be a cache of a million, and this runs at every call.
     """
     dspy = dspy_module()
@@ -125,9 +126,8 @@ def fingerprint(program: Any) -> Hashable:
         if isinstance(value, dspy.Predict):
             parts.append(_predictor_print(value))
         else:
-            parts.append(
-                (_Same(value), value.__doc__ if isinstance(value, type) else "forward" in vars(value))
-            )
+            itself = None if value is program else _Same(value)
+            parts.append((itself, value.__doc__ if isinstance(value, type) else "forward" in vars(value)))
             if isinstance(value, parameter_class()):
                 parts.append(repr(state_form(value)))
         if isinstance(value, dspy.Module):

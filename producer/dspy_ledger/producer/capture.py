@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import islice
 from threading import Lock
 from time import perf_counter
@@ -24,13 +23,15 @@ _TOKENS = {
     "total_tokens": "total_tokens",
 }
 
+_counting = Lock()
+
 
 class Call:
     """One call. ``started`` and ``ended`` are seconds on ``perf_counter``'s clock."""
 
     __slots__ = (
         *("kind", "name", "parent", "started", "ended", "instance", "model", "usage", "cost_usd"),
-        *("cached", "error", "messages"),
+        *("cached", "error", "messages", "place"),
     )
 
     def __init__(self, kind: str, name: str, parent: Call | None, instance: Any) -> None:
@@ -45,31 +46,28 @@ class Call:
         self.error: dict[str, str] | None = None
         self.messages: Any = None
         self.ended: float | None = None
+        self.place: int | None = None  # among the calls of its execution, once that ended
         self.started = perf_counter()
 
-    def as_dict(self, began: float, parent: int | None, *, with_messages: bool = True) -> dict[str, Any]:
+    def as_dict(self, began: float) -> dict[str, Any]:
         """The call as an event's body holds it; times in milliseconds.
 
         Args:
             began: when the execution did, on the same clock.
-            parent: the index of the call it was made in.
-            with_messages: an error's message may quote what went in or came out.
         """
-        ended = self.ended
         record: dict[str, Any] = {
             "kind": self.kind,
             "name": self.name,
-            "parent": parent,
+            "parent": None if self.parent is None else self.parent.place,
             "start_ms": round((self.started - began) * 1000, 3),
-            "duration_ms": None if ended is None else round((ended - self.started) * 1000, 3),
+            "duration_ms": None if self.ended is None else round((self.ended - self.started) * 1000, 3),
         }
         if self.kind == "lm":
             for name in ("model", "usage", "cost_usd", "cached", "messages"):
                 if (value := getattr(self, name)) is not None:
                     record[name] = value
         if self.error is not None:
-            error = self.error
-            record["error"] = error if with_messages else {"type": error["type"], "message": NOT_CAPTURED}
+            record["error"] = self.error
         return record
 
 
@@ -91,8 +89,7 @@ class Capture(BaseCallback):
         self._messages = messages
         self._root_id: str | None = None
         self._open: dict[str | None, Call] = {}
-        self._left_out: Counter[str] = Counter()
-        self._lock = Lock()
+        self._left_out: dict[str, int] = {}
 
     def reopen(self) -> str | None:
         """Let the root call go on until the execution's end; its call id."""
@@ -113,7 +110,10 @@ class Capture(BaseCallback):
 
     def counts(self) -> dict[str, int]:
         """How many calls there were of each kind, those that were not kept included."""
-        return dict(Counter(call.kind for call in self.calls) + self._left_out)
+        counts = dict(self._left_out)
+        for call in self.calls:
+            counts[call.kind] = counts.get(call.kind, 0) + 1
+        return counts
 
     def usage(self) -> dict[str, int | float]:
         """Tokens summed over the LM calls that were billed."""
@@ -128,18 +128,12 @@ class Capture(BaseCallback):
         costs = [call.cost_usd for call in self._billed() if call.cost_usd is not None]
         return sum(costs) if costs else None
 
-    def as_dicts(self, *, with_messages: bool = True) -> list[dict[str, Any]]:
+    def as_dicts(self) -> list[dict[str, Any]]:
         """The calls as an event's body holds them; a ``parent`` is an index into this list."""
         calls = list(self.calls)  # a call left behind in a thread may still add to it
-        places = {call: index for index, call in enumerate(calls)}
-        return [
-            call.as_dict(
-                self.started,
-                None if call.parent is None else places.get(call.parent),
-                with_messages=with_messages,
-            )
-            for call in calls
-        ]
+        for place, call in enumerate(calls):
+            call.place = place
+        return [call.as_dict(self.started) for call in calls]
 
     def _billed(self) -> list[Call]:
         """LM calls with usage, without those that only pass on what an LM below them used."""
@@ -155,8 +149,8 @@ class Capture(BaseCallback):
     def _start(self, kind: str, call_id: str, instance: Any, name: str) -> None:
         calls = self.calls
         if len(calls) >= _MOST_CALLS:
-            with self._lock:  # dspy.Parallel calls the hooks from several threads
-                self._left_out[kind] += 1
+            with _counting:  # dspy.Parallel calls the hooks from several threads
+                self._left_out[kind] = self._left_out.get(kind, 0) + 1
             return
         call = Call(kind, name, self._open.get(ACTIVE_CALL_ID.get()), instance)
         if not calls:

@@ -13,6 +13,7 @@ from dspy_ledger.producer.canonical import Canonical, canonicalize, fingerprint
 from dspy_ledger.producer.models import ModelManager
 from dspy_ledger.producer.registry import ProgramMetadata, ProgramRegistry
 from dspy_ledger.producer.state import load_checked
+from dspy_ledger.producer.watching import Watch
 from dspy_ledger.versions import Version
 
 __all__ = ["HeldProgram", "HeldPrograms"]
@@ -30,12 +31,12 @@ class HeldProgram:
     program: Any
     canonical: Canonical
     process_output: Callable[[Any], Any] | None
-    token: Any  # of the program when ``canonical`` was made
+    watch: Watch  # since ``canonical`` was made
 
     @classmethod
     def of(cls, canonical: Canonical, process_output: Callable[[Any], Any] | None) -> HeldProgram:
         """A content as it is now."""
-        return cls(canonical.program, canonical, process_output, fingerprint(canonical.program))
+        return cls(canonical.program, canonical, process_output, Watch(canonical.program))
 
 
 class HeldPrograms:
@@ -128,7 +129,7 @@ class HeldPrograms:
 
     def _as_it_is(self, metadata: ProgramMetadata, held: HeldProgram) -> ProgramMetadata:
         """The version, or none when the host changed the instance since: what runs is what is recorded."""
-        if held.token == fingerprint(held.program):
+        if held.watch.unchanged(held.program):
             return metadata
         content = self.canonical(held.program).content_hash
         if content == metadata.content_hash:

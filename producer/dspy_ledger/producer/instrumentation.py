@@ -17,6 +17,7 @@ from dspy_ledger.errors import InvalidInput
 from dspy_ledger.producer import evaluating
 from dspy_ledger.producer.arguments import tag_list, text
 from dspy_ledger.producer.capture import Capture
+from dspy_ledger.producer.dispatch import directly
 from dspy_ledger.producer.driving import drive, outlives_its_call
 from dspy_ledger.producer.execution import Execution, Identity
 from dspy_ledger.producer.ledger import Ledger
@@ -47,7 +48,7 @@ def instrument(ledger: Ledger) -> None:
         if not _wrapped:
             for name, wrapper_of in (("__call__", _calling), ("acall", _acalling)):
                 original = getattr(dspy.Module, name)
-                wrapper = functools.wraps(original)(wrapper_of(original))
+                wrapper = functools.wraps(original)(wrapper_of(directly(original)))
                 setattr(dspy.Module, name, wrapper)
                 _wrapped[name] = (original, wrapper)
         _tracker = tracker

@@ -7,17 +7,19 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from dspy_ledger.identity import program_id as id_of
-from dspy_ledger.producer.canonical import Canonical, canonicalize, fingerprint
+from dspy_ledger.producer.canonical import Canonical, canonicalize
 from dspy_ledger.producer.execution import Identity
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.registry import ProgramRegistry
 from dspy_ledger.producer.scope import is_quiet
 from dspy_ledger.producer.structure import only_signature, walk
 from dspy_ledger.producer.typeform import of_dspy
+from dspy_ledger.producer.watching import Watch
 
 __all__ = ["Recogniser"]
 
@@ -31,10 +33,10 @@ _shared: weakref.WeakValueDictionary[int, Recogniser] = weakref.WeakValueDiction
 _sharing = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Remembered:
     instance: weakref.ref[Any]
-    fingerprint: Any
+    watch: Watch
     name: str | None
     identity: Identity
 
@@ -72,26 +74,26 @@ class Recogniser:
             tags: of its registration, if it registers itself.
         """
         remembered = self._remembered.get(id(program))
-        current = fingerprint(program)
         if (
-            remembered is None
-            or remembered.instance() is not program
-            or remembered.name != name
-            or remembered.fingerprint != current
+            remembered is not None
+            and remembered.instance() is program
+            and remembered.name == name
+            and remembered.watch.unchanged(program)
         ):
-            identity, lasting = self._identify(program, name, tags)
-            if lasting:
-                self._remember(program, _Remembered(weakref.ref(program), current, name, identity))
-        else:
-            identity = remembered.identity
+            remembered.identity = identity = self.versioned(remembered.identity)
+            return identity
+        watch = Watch(program)  # first: what changes meanwhile is seen at the next call
+        identity, lasting = self._identify(program, name, tags)
+        if lasting:
+            self._remember(program, watch, name, identity)
         return identity
 
     def versioned(self, identity: Identity) -> Identity:
         """The same with the version as it is known by now."""
-        if not identity.provisional or identity.content_hash is None:
+        if identity.content_hash is None:
             return identity
         known = self.registry.of_content(identity.program_id, identity.content_hash)
-        if known is None:
+        if known is None or (known.version, known.provisional) == (identity.version, identity.provisional):
             return identity
         return replace(identity, version=known.version, provisional=known.provisional)
 
@@ -130,11 +132,18 @@ class Recogniser:
             return
         self.registry.offer(canonical, identity.program_id, identity.name, tags=tags, timeout=0)
 
-    def _remember(self, program: Any, remembered: _Remembered) -> None:
-        with self._lock:
-            while len(self._remembered) >= _MOST_REMEMBERED:
-                del self._remembered[next(iter(self._remembered))]
-            self._remembered[id(program)] = remembered
+    def _remember(self, program: Any, watch: Watch, name: str | None, identity: Identity) -> None:
+        key = id(program)
+        remembered = self._remembered
+
+        def forget(gone: weakref.ref[Any]) -> None:
+            if (entry := remembered.get(key)) is not None and entry.instance is gone:
+                remembered.pop(key, None)
+
+        with self._lock, suppress(RuntimeError):  # something is forgotten right now: the next call makes room
+            while len(remembered) >= _MOST_REMEMBERED:
+                remembered.pop(next(iter(remembered)), None)
+        remembered[key] = _Remembered(weakref.ref(program, forget), watch, name, identity)
 
     def _warn(self, once: str, message: str, *args: Any) -> None:
         if once not in self._warned:

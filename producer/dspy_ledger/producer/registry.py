@@ -218,9 +218,8 @@ class ProgramRegistry:
 
     def of_content(self, program_id: str, content_hash: str) -> ProgramMetadata | None:
         """The version of that content, from memory only."""
-        with self._lock:
-            program = self._programs.get(program_id)
-            return program.metadata.get(content_hash) if program else None
+        program = self._programs.get(program_id)  # without the lock: at every call, and a look takes no harm
+        return program.metadata.get(content_hash) if program else None
 
     def known(self, program_id: str, version: str) -> ProgramMetadata | None:
         """One version, from memory only; ``latest`` is the highest release."""
