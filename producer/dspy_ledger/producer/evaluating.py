@@ -34,7 +34,7 @@ _compiles: ContextVar[tuple[Any, ...]] = getattr(
     callback_context, "_ACTIVE_COMPILES", ContextVar("no such mark", default=())
 )
 _EVALUATE_GLOBALS = inspect.unwrap(dspy.Evaluate.__call__).__globals__
-_MOST_FRAMES = 200  # looked at, some 50 ns each
+_MOST_FRAMES = 64  # looked at, at most: a row's own calls are near it
 
 _watching: tuple[Ledger, Callable[[Any], Identity]] | None = None
 _wrappers: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
