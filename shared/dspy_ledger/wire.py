@@ -20,7 +20,17 @@ from dspy_ledger.events import EVENT_TYPES, event_adapter
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
 from dspy_ledger.timestamps import canonical_time
 
-__all__ = ["Encoder", "Entry", "body_digest", "decode", "encode", "pack", "peek_sequence", "too_deep", "unpack"]
+__all__ = [
+    "Encoder",
+    "Entry",
+    "body_digest",
+    "decode",
+    "encode",
+    "pack",
+    "peek_sequence",
+    "too_deep",
+    "unpack",
+]
 
 _KNOWN_TYPES = frozenset(EVENT_TYPES.values())
 _MOST_LEVELS = 200
@@ -91,15 +101,14 @@ class Encoder:
             data: JSON of that event's fields.
             body: JSON of its body; what comes out holds its digest.
         """
-        before = b'%b,"id":%b,"time":"%b","sequence":"' % (
-            *(self._heads[kind], orjson.dumps(event_id), time.encode()),
+        before = b'%b,"id":%b,"time":"%b"%b%b,"sequence":"' % (
+            self._heads[kind],
+            orjson.dumps(event_id),
+            time.encode(),
+            b"" if subject is None else b',"subject":' + orjson.dumps(subject),
+            b"" if body is None else b',"bodydigest":"sha256:%b"' % sha256(body).hexdigest().encode(),
         )
-        after = b'","data":%b}' % data
-        if body is not None:
-            after = b'","bodydigest":"sha256:%b%b' % (sha256(body).hexdigest().encode(), after)
-        if subject is not None:
-            after = b'","subject":%b,%b' % (orjson.dumps(subject), after[2:])
-        return before, after
+        return before, b'","data":%b}' % data
 
 
 def encode(

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import get_ident
 from time import monotonic
 from typing import Literal
 
@@ -117,6 +116,7 @@ class Outbox:
         self._bytes = 0
         self._made = 0
         self._segments: deque[Segment] = deque()
+        self._file: FileSegment | None = None  # the segment being written; None: memory is
         self._chunks: deque[Chunk] = deque()
         self._at = 0  # the cursor: chunks before it were sent
         self._open: Chunk | None = None  # the last chunk, while it may grow
@@ -124,9 +124,9 @@ class Outbox:
         self._untold = (SequenceSet(), SequenceSet())  # dropped, unconfirmed: not in any report yet
         self._told: list[_Report] = []
         self._told_sampled = 0
-        self._late: deque[tuple[bytes, bytes, bool]] = deque()
-        self._lock = threading.Lock()
-        self._holder = 0
+        self._late: deque[tuple[bytes, bytes, bool] | None] = deque()  # of signal handlers; None: dropped
+        self._lock = threading.RLock()  # a signal handler may come at any bytecode, also right after this
+        self._inside = False  # of append, drop, sample_out or report
         self._retry_at = 0.0
         self._in_memory = False  # said so
         self._full = False  # said so
@@ -160,6 +160,7 @@ class Outbox:
 
     def _adopt(self, segment: FileSegment, accounted: SequenceSet, proposed: set[int]) -> None:
         self._add(segment)
+        self._file = segment
         self._bytes += segment.size
         whole = 0
         for start, end, record in scan(segment.read(0, segment.size)):
@@ -233,10 +234,11 @@ class Outbox:
             return -1
         try:
             sequence = self._append(before, after, proposal)
-            while self._late:
-                self._append(*self._late.popleft())
+            if self._late:
+                self._append_late()
         finally:
-            self._release()
+            self._inside = False
+            self._lock.release()
         return sequence
 
     def _append(self, before: bytes, after: bytes, proposal: bool) -> int:
@@ -246,19 +248,17 @@ class Outbox:
         if sequence > _LAST:
             raise OverflowError("ten digits of sequence numbers are used up; connect a new Ledger")
         self.last = sequence
-        segment = None
-        if room:
-            segment = self._write(b"%b%010d%b" % (before, sequence, after), sequence, self._most_memory)
+        segment = self._write(b"%b%010d%b" % (before, sequence, after), sequence) if room else None
         if segment is None:
             self._drop(sequence)
             return 0
         end = segment.size
         chunk = self._open
-        if chunk is not None and not proposal and chunk.segment is segment and end - chunk.start <= _CHUNK:
+        if chunk is None or proposal or chunk.segment is not segment or end - chunk.start > _CHUNK:
+            self._begin_chunk(segment, end - size, sequence, proposal=proposal)
+        else:
             chunk.end, chunk.last = end, sequence
             chunk.count += 1
-        else:
-            self._begin_chunk(segment, end - size, sequence, proposal=proposal)
         return sequence
 
     def _begin_chunk(self, segment: Segment, start: int, sequence: int, *, proposal: bool = False) -> None:
@@ -266,15 +266,26 @@ class Outbox:
         self._chunks.append(chunk)
         self._open = None if proposal else chunk
 
+    def _append_late(self) -> None:
+        while self._late:
+            if (pieces := self._late.popleft()) is None:
+                self._drop_next()
+            else:
+                self._append(*pieces)
+
     def drop(self) -> None:
         """Count an event that could not be made: it takes a number, and the number is reported."""
-        ours = self._acquire()
+        if not self._acquire():
+            self._late.append(None)
+            return
         try:
-            self.last += 1
-            self._drop(self.last)
+            self._drop_next()
         finally:
-            if ours:
-                self._release()
+            self._release()
+
+    def _drop_next(self) -> None:
+        self.last += 1
+        self._drop(self.last)
 
     def _drop(self, sequence: int) -> None:
         self.dropped += 1
@@ -289,23 +300,24 @@ class Outbox:
             self._release()
 
     def _acquire(self) -> bool:
-        """Take the lock; False when this very thread holds it, interrupted by a signal handler."""
-        if not self._lock.acquire(blocking=False):
-            if self._holder == get_ident():
-                return False
-            if not self._lock.acquire(timeout=_LOCK):
-                raise RuntimeError(f"another thread held the outbox for {_LOCK} s")
-        self._holder = get_ident()
+        """Take the lock; False when this very thread is inside already, interrupted by a signal handler."""
+        if not self._lock.acquire(timeout=_LOCK):
+            raise RuntimeError(f"another thread held the outbox for {_LOCK} s")
+        if self._inside:
+            self._lock.release()
+            return False
+        self._inside = True
         return True
 
     def _release(self) -> None:
-        self._holder = 0
+        self._inside = False
         self._lock.release()
 
     def report(self, reason: Literal["start", "interval", "close"]) -> None:
         """Say which numbers will never come, and how many were sampled out, if any were since the last."""
         if self._acquire():
             try:
+                self._append_late()
                 self._report(reason)
             finally:
                 self._release()
@@ -332,7 +344,7 @@ class Outbox:
         )
         sequence = self.last + 1
         command = b"%b%010d%b" % (before, sequence, after)
-        segment = self._write(command, sequence, self._most_memory + len(command))  # whatever the cap
+        segment = self._write(command, sequence, over_memory=len(command))  # whatever the cap
         if segment is None:
             return
         self.last = sequence
@@ -352,22 +364,22 @@ class Outbox:
 
     # --- keeping ---
 
-    def _write(self, command: bytes, sequence: int, most_memory: int) -> Segment | None:
-        segment = self._segments[-1] if self._segments else None
+    def _write(self, command: bytes, sequence: int, over_memory: int = 0) -> Segment | None:
+        """Where the command stands now; None when neither a file nor the memory takes it."""
+        segment = self._file
         try:
-            if not isinstance(segment, FileSegment) or segment.size >= self._segment_bytes:
+            if segment is None or segment.size >= self._segment_bytes:
                 segment = self._new_file()
             if segment is not None:
                 segment.append(command, sequence)
                 self._bytes += len(command)
-                self._say_recovered()
+                if self._in_memory:
+                    self._in_memory = False
+                    _log.warning("the write-ahead file can be written again")
                 return segment
         except OSError as error:
-            self._retry_at = monotonic() + 1
-            self._say_in_memory(error)
-            if segment is not None and segment.size == 0:
-                self._segments.pop().remove()
-        return self._write_to_memory(command, sequence, most_memory)
+            self._give_up_file(error)
+        return self._write_to_memory(command, sequence, self._most_memory + over_memory)
 
     def _new_file(self) -> FileSegment | None:
         """A new file; None while none can be made (tried once a second)."""
@@ -376,6 +388,7 @@ class Outbox:
         segment = FileSegment(self._next_path(self._made + 1))
         self._made += 1
         self._add(segment)
+        self._file = segment
         return segment
 
     def _write_to_memory(self, command: bytes, sequence: int, most: int) -> Segment | None:
@@ -394,17 +407,17 @@ class Outbox:
         self._segments.append(segment)
         self._open = None
 
-    def _say_in_memory(self, error: OSError) -> None:
+    def _give_up_file(self, error: OSError) -> None:
+        """What comes now goes to memory; another file is tried in a second."""
+        self._retry_at = monotonic() + 1
+        if self._file is not None and self._file.size == 0:
+            self._segments.pop().remove()
+        self._file = None
         if not self._in_memory:
             self._in_memory = True
             _log.warning(
                 "can't write the write-ahead file (%s): events are kept in memory only, for now", error
             )
-
-    def _say_recovered(self) -> None:
-        if self._in_memory:
-            self._in_memory = False
-            _log.warning("the write-ahead file can be written again")
 
     def _make_room(self, size: int) -> bool:
         """Let go of what was sent, oldest first; whether that is enough."""
@@ -441,6 +454,8 @@ class Outbox:
         self._bytes -= segment.size
         if isinstance(segment, MemorySegment):
             self.memory_bytes -= segment.size
+        if segment is self._file:
+            self._file = None
         above = []
         while self._chunks and self._chunks[0].segment is segment:
             chunk = self._chunks.popleft()
@@ -464,7 +479,7 @@ class Outbox:
         """Keep a registration's final event: it supersedes the proposal of the same sequence."""
         command = self.commands.whole(record.event, record.body)
         with self._lock:
-            segment = self._write(command, record.sequence, self._most_memory)
+            segment = self._write(command, record.sequence)
             if segment is not None:
                 n = record.sequence
                 self._final[n] = Chunk(segment, segment.size - len(command), segment.size, n, n, 1)
@@ -555,7 +570,6 @@ class Outbox:
 
     def close(self) -> bool:
         """Let go of the files; when everything is stored nothing is left. True when so."""
-        # Bounded: a signal handler may close while the thread it interrupted holds the lock.
         locked = self._lock.acquire(timeout=1)
         try:
             done = self.done
