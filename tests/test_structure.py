@@ -29,6 +29,7 @@ PUBLIC = [
     "DSPyModelBackend",
     "EvaluationMetadata",
     "ExecutionInfo",
+    "ExecutionResult",
     "Ledger",
     "LedgerStats",
     "MediaType",

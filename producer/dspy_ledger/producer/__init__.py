@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from dspy_ledger.producer.predictor import Predictor
     from dspy_ledger.producer.programs import EvaluationMetadata, ProgramManager
     from dspy_ledger.producer.registry import ProgramMetadata, ProgramRegistry
+    from dspy_ledger.producer.running import ExecutionResult
 
 __all__ = [
     "DSPyModelBackend",
     "EvaluationMetadata",
     "ExecutionInfo",
+    "ExecutionResult",
     "Ledger",
     "LedgerStats",
     "MediaType",
@@ -65,6 +67,7 @@ _MODULES = {
     "predictor": ("Predictor",),
     "programs": ("EvaluationMetadata", "ProgramManager"),
     "registry": ("ProgramMetadata", "ProgramRegistry"),
+    "running": ("ExecutionResult",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -9,13 +9,10 @@ from functools import cache
 from importlib.metadata import version as distribution_version
 from typing import Any, Self
 
-import dspy
 import uuid_utils
 from dspy.dsp.utils.settings import settings as dspy_settings
 from dspy.streaming.messages import StatusMessage
 
-from dspy_ledger.errors import InvalidFields
-from dspy_ledger.identity import Interface
 from dspy_ledger.producer.capture import Capture
 from dspy_ledger.producer.context import ambient
 from dspy_ledger.producer.ledger import Ledger
@@ -24,7 +21,7 @@ from dspy_ledger.producer.recorder import record_execution
 from dspy_ledger.producer.scope import EXECUTION, put_in_force, restore
 from dspy_ledger.timestamps import utc_now
 
-__all__ = ["Execution", "ExecutionInfo", "Identity", "check_inputs", "run"]
+__all__ = ["Execution", "ExecutionInfo", "Identity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ class Execution:
     """One execution: put in force around a root call, then ended and recorded.
 
     Args:
-        model_id: the model that was asked for, where it has an id; None takes what DSPy's settings say.
+        model: what was asked for; None takes the LM that DSPy's settings say, or what answered.
         id_of: the model id of an LM; None takes its model's name.
         trace_id: the host's own, to find the execution by.
         metadata: kept with the execution.
@@ -138,9 +135,7 @@ class Execution:
     def leave(self, token: Any) -> None:
         """The program returned: what was in force before is so again, and its time is taken."""
         self.latency_ms = self.capture.elapsed_ms()
-        with suppress(
-            ValueError
-        ):  # a coroutine that is closed elsewhere than it ran: nothing to restore there
+        with suppress(ValueError):  # a coroutine that is closed elsewhere than it ran: nothing is in force
             restore(token)
 
     def go_on(self) -> str | None:
@@ -214,85 +209,6 @@ class _NotedStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-@dataclass(slots=True)
-class Run:
-    """How a run of a program ended."""
-
-    prediction: Any = None
-    value: Any = None
-    error: BaseException | None = None
-
-
-async def run(
-    execution: Execution,
-    program: Any,
-    lm: Any,
-    inputs: Mapping[str, Any],
-    process_output: Callable[[Any], Any] | None,
-) -> Run:
-    """Call a program on a model; the exception, if any, is in the result, not raised.
-
-    The LM is set for this call only, so that concurrent calls may use others. A module whose ``aforward``
-    belongs to its ``forward`` is awaited, another runs in DSPy's worker threads.
-    """
-    this = Run()
-    token = execution.begin(lm=lm)
-    try:
-        try:
-            if _is_async(program):
-                this.prediction = await program.acall(**inputs)
-            else:
-                this.prediction = await dspy.asyncify(program)(**inputs)
-        finally:
-            execution.leave(token)
-        this.value = this.prediction if process_output is None else process_output(this.prediction)
-    except BaseException as error:  # noqa: BLE001  also cancellation: recorded, then raised by the caller
-        this.error = error
-    return this
-
-
-def check_inputs(
-    program_id: str, interface: Interface, given: Mapping[str, Any], *, takes_more: bool
-) -> None:
-    """Refuse unknown and missing inputs before any model is called.
-
-    Args:
-        takes_more: the program's ``forward(**kwargs)`` takes inputs that nothing declares.
-
-    Raises:
-        InvalidFields: the message names them all and lists what is expected.
-    """
-    if not isinstance(given, Mapping):
-        raise InvalidFields(
-            f"input_data for {program_id!r} is {type(given).__name__}; pass a dict of input fields"
-        )
-    inputs = interface["inputs"]
-    names = [one["name"] for one in inputs]
-    unknown = [] if takes_more else [str(name) for name in given if name not in names]
-    missing = [one["name"] for one in inputs if one["required"] and one["name"] not in given]
-    problems = [f"unknown {', '.join(unknown)}"] if unknown else []
-    problems += [f"missing {', '.join(missing)}"] if missing else []
-    if problems:
-        raise InvalidFields(
-            f"input fields of {program_id!r}: {'; '.join(problems)} (expected: {', '.join(names)})"
-        )
-
-
-def _is_async(program: Any) -> bool:
-    """Whether ``aforward`` does what ``forward`` does: it is defined in the same class, or in a nearer one.
-
-    A subclass that overrides ``forward`` alone must not run its parent's ``aforward``.
-    """
-    if "forward" in vars(program):
-        return False
-    for cls in type(program).__mro__:
-        if "aforward" in vars(cls):
-            return True
-        if "forward" in vars(cls):
-            return False
-    return False
 
 
 def _described(error: BaseException) -> dict[str, str]:

@@ -151,7 +151,7 @@ class _Root:
             self._tracker.ledger.drop(problem)
 
 
-class _TrackedModule(BaseCallback):  # type: ignore[misc]  # DSPy's classes are Any to mypy
+class _TrackedModule(BaseCallback):
     """The callback of one tracked module: DSPy runs both hooks in the context of the call."""
 
     def __init__(self, tracker: _Tracker) -> None:

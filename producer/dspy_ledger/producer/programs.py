@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -24,11 +24,12 @@ from dspy_ledger.producer.arguments import (
 )
 from dspy_ledger.producer.canonical import Canonical
 from dspy_ledger.producer.evaluation import dataset_of, record_evaluation, results_of, rows_of
-from dspy_ledger.producer.execution import Execution, ExecutionInfo, Identity, check_inputs, run
+from dspy_ledger.producer.execution import Execution, Identity
 from dspy_ledger.producer.holding import HeldPrograms
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.models import ModelDescription, ModelManager
 from dspy_ledger.producer.registry import ProgramMetadata, ProgramRegistry
+from dspy_ledger.producer.running import ExecutionResult, Run, check_inputs
 from dspy_ledger.producer.serialise import json_bytes, plain
 
 __all__ = ["EvaluationMetadata", "ProgramManager"]
@@ -207,7 +208,7 @@ class ProgramManager:
         program_version: str = "latest",
         trace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
-    ) -> tuple[Any, ExecutionInfo]:
+    ) -> ExecutionResult:
         """Run a program on a model and record the execution.
 
         Args:
@@ -226,37 +227,84 @@ class ProgramManager:
             VersionNotRunnable: this process has no code for that version.
             Exception: whatever the program raised, unchanged, with the execution id in its notes.
         """
-        model = self.model_manager.describe(model_id)
-        lm = self.model_manager.get_lm(model_id)
+        run = await self._run_of(program_id, model_id, input_data, program_version, trace_id, metadata)
+        return await run.execute()
+
+    async def stream_program(
+        self,
+        program_id: str,
+        model_id: str,
+        input_data: Mapping[str, Any],
+        program_version: str = "latest",
+        trace_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        stream_listeners: list[Any] | None = None,
+        status_message_provider: Any = None,
+    ) -> AsyncGenerator[Any, None]:
+        """Run a program on a model, record the execution, and yield what comes as it comes.
+
+        Whoever stops before the end closes the generator (``contextlib.aclosing``), else the garbage
+        collector does: the program is cancelled, and the execution recorded as an error.
+
+        Args:
+            program_version, trace_id, metadata: as for :meth:`execute_program`.
+            stream_listeners: dspy.streaming.StreamListener, one for each output field that is to be
+                streamed; without any, the model's own chunks come.
+            status_message_provider: as for ``dspy.streamify``.
+
+        Yields:
+            What ``dspy.streamify`` yields, and at the end, in place of the Prediction, an ExecutionResult:
+            what :meth:`execute_program` returns.
+
+        Raises:
+            Exception: what :meth:`execute_program` raises, when the generator gets there.
+        """
+        run = await self._run_of(program_id, model_id, input_data, program_version, trace_id, metadata)
+        chunks = run.stream(
+            stream_listeners=stream_listeners, status_message_provider=status_message_provider
+        )
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _run_of(
+        self,
+        program_id: str,
+        model_id: str,
+        input_data: Mapping[str, Any],
+        program_version: str,
+        trace_id: str | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> Run:
+        """What is to be run; raises what is wrong with it."""
+        models = self.model_manager
+        model, lm = models.describe(model_id), models.get_lm(model_id)
         metadata = plain_mapping("metadata", metadata)
         chosen = self._held.at_hand(program_id, program_version)
         if chosen is None:  # Redis has to be asked, which the event loop must not wait for
             chosen = await asyncio.to_thread(self._held.runnable, program_id, program_version)
         version, held = chosen
         check_inputs(program_id, held.canonical.interface, input_data, takes_more=held.canonical.takes_more)
+
+        def identity() -> Identity:
+            now = self.registry.of_content(program_id, version.content_hash) or version
+            return Identity(
+                program_id,
+                now.name,
+                now.content_hash,
+                held.canonical.model_pinned,
+                version=now.version or None,
+                provisional=now.provisional,
+            )
+
         execution = Execution(
             self.ledger,
             model=model,
-            id_of=lambda lm: self.model_manager.id_of(lm, model_id),
+            id_of=lambda used: models.id_of(used, model_id),
             trace_id=trace_id,
             metadata=metadata,
         )
-        this = await run(execution, held.program, lm, input_data, held.process_output)
-        version = self.registry.of_content(program_id, version.content_hash) or version
-        program = Identity(
-            program_id,
-            version.name,
-            version.content_hash,
-            held.canonical.model_pinned,
-            version=version.version or None,
-            provisional=version.provisional,
-        )
-        data = execution.end(program, input_data, this.prediction, this.error)
-        if this.error is not None:
-            with suppress(Exception):  # the host's own class may refuse it
-                this.error.add_note(f"execution_id={execution.execution_id}")
-            raise this.error
-        return this.value, ExecutionInfo.of(data, program, this.prediction)
+        return Run(execution, identity, held.program, lm, input_data, held.process_output)
 
     def registration_of(self, program_class: Any) -> ProgramMetadata | None:
         """This process's registration of that content, under whatever name; None when there is none.
