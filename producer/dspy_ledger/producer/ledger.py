@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import socket
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import uuid_utils
 from dspy_ledger.errors import InvalidInput, LedgerUnavailable
 from dspy_ledger.producer.outbox import Outbox
 from dspy_ledger.producer.proposals import Proposal, Settled, as_proposed, is_passing, settle
-from dspy_ledger.producer.sender import Ask, Sender
+from dspy_ledger.producer.sender import Ask, Sender, Sends
 from dspy_ledger.producer.serialise import json_bytes
 from dspy_ledger.producer.server import Found, Problem
 from dspy_ledger.producer.wal import Commands, Record, WalFolder
@@ -31,6 +32,8 @@ from dspy_ledger.timestamps import utc_now
 __all__ = ["Ledger", "LedgerStats"]
 
 _log = logging.getLogger("dspy_ledger.producer")
+
+_EXIT = 2.0  # seconds that the end of a process may take for all its ledgers
 
 _open_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
@@ -109,13 +112,18 @@ class Ledger:
         self._unnumbered = 0  # dropped without a number
         self._drop_warned = False
         self._closed = False
+        self._wal_lock: int | None = None
+        self._instance = _new_instance()
+        self.source = f"/producers/{socket.gethostname()}/{self._instance}"
+        self._start()
+
+    def _start(self) -> None:
+        """Open what keeps and what sends."""
         try:
             folder = WalFolder(self.settings.wal_dir, self.settings.redis_url, self.settings.stream_prefix)
         except ValueError as error:
             raise InvalidInput(f"DSPY_LEDGER_REDIS_URL can't be used: {error}") from None
         self._folder = folder
-        self._instance = _new_instance()
-        self._wal_lock: int | None = None
         try:
             self._claim()
         except OSError as error:
@@ -124,7 +132,6 @@ class Ledger:
                 folder.path,
                 error,
             )
-        self.source = f"/producers/{socket.gethostname()}/{self._instance}"
         self._outbox = Outbox(
             self.source,
             self._commands,
@@ -132,10 +139,11 @@ class Ledger:
             context=self._context,
             most_bytes=self.settings.wal_max_bytes,
         )
-        self._sender = Sender(
+        self._sender: Sends = Sender(
             self.settings.redis_url, self.keys, self._outbox, folder, self._commands, self._registrar
         )
         self._sender.start()
+        _close_with_worker()
 
     def _claim(self) -> None:
         """Own this instance's name in the write-ahead folder.
@@ -398,13 +406,23 @@ def _new_instance() -> str:
 
 
 def _close_all() -> None:
+    deadline = monotonic() + _EXIT
     for ledger in list(_open_ledgers):
-        ledger.close()
+        ledger.close(max(0.1, deadline - monotonic()))
+
+
+def _close_with_worker(*_: object) -> None:
+    """multiprocessing ends its workers without running exit handlers, but runs its own finalizers."""
+    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+    if process is not None and util is not None and process.parent_process() is not None:
+        util.Finalize(None, _close_all, exitpriority=0)
 
 
 def _after_fork_in_child() -> None:
     for ledger in list(_open_ledgers):
         ledger._reopen_in_child()
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        util.register_after_fork(_open_ledgers, _close_with_worker)  # it knows later that it is a worker
 
 
 atexit.register(_close_all)

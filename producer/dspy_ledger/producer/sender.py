@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 
@@ -26,7 +26,7 @@ from dspy_ledger.producer.outbox import Chunk, Outbox
 from dspy_ledger.producer.server import Found, Problem, Server, client_of_one_connection, problem_of
 from dspy_ledger.producer.wal import Commands, Record, WalFolder, scan
 
-__all__ = ["Registrar", "Sender"]
+__all__ = ["Ask", "Registrar", "Sender", "Sends"]
 
 _log = logging.getLogger("dspy_ledger.producer")
 
@@ -42,6 +42,37 @@ Ask = Callable[["redis.Redis"], Any]
 Registrar = Callable[["redis.Redis", Record], Record | None]
 """Decides the version of a proposed registration and sends it in the same transaction; its final record,
 or None when nothing can be made of it."""
+
+
+class Sends(Protocol):
+    """What a ledger needs of whoever sends its outbox."""
+
+    state: str
+    problem: Problem | None
+    found: Found | None
+    last_error: str | None
+    adopted_events: int
+
+    def start(self) -> None:
+        """Begin."""
+
+    def wake(self) -> None:
+        """There is something new."""
+
+    def ask(self, question: Ask, *, timeout: float) -> Any:
+        """The answer to a question to Redis."""
+
+    def decided(self, sequence: int) -> None:
+        """A decision (made in ``ask``) sent that sequence already."""
+
+    def wait(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Wait until ``done()``; whether it is."""
+
+    def stop(self, timeout: float) -> None:
+        """End."""
+
+    def abandon(self) -> None:
+        """Close what was inherited by fork."""
 
 
 @dataclass
@@ -71,7 +102,30 @@ class _Every:
         return True
 
 
-class Sender:
+class _Flag:
+    """What threading.Event does, also in a signal handler that interrupts this very thread at it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # on a lock that its holder may take again
+        self.is_set = False
+
+    def set(self) -> None:
+        """Let whoever waits go on."""
+        with self._changed:
+            self.is_set = True
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        """Wait for the next."""
+        self.is_set = False
+
+    def wait(self, timeout: float) -> None:
+        """Return when it is set, or after ``timeout`` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_set, timeout)
+
+
+class Sender(Sends):
     """Sends one ledger's outboxes; see the module.
 
     Args:
@@ -108,8 +162,8 @@ class Sender:
         self._questions: deque[_Question] = deque()
         self._decided_ahead: set[int] = set()  # own sequences sent by a decision before their turn
         self._resting = False  # the thread waits to be woken
-        self._wake = threading.Event()  # there is something to send
-        self._hurry = threading.Event()  # somebody waits for it
+        self._wake = _Flag()  # there is something to send
+        self._hurry = _Flag()  # somebody waits for it
         self._stop = threading.Event()
         self._quiet_rounds = 0
         self._progress = threading.Condition()
@@ -362,7 +416,7 @@ class Sender:
 
     def _learn_marks(self, client: redis.Redis) -> None:
         outboxes = [outbox for outbox in self._outboxes() if not outbox.done]
-        if not outboxes or (monotonic() < self._poll_at and not self._hurry.is_set()):
+        if not outboxes or (monotonic() < self._poll_at and not self._hurry.is_set):
             return
         before = [outbox.mark for outbox in outboxes]
         marks = client.hmget(self._keys.stored, [outbox.source for outbox in outboxes])
