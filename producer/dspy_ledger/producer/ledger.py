@@ -412,7 +412,7 @@ def _close_all() -> None:
 
 
 def _close_with_worker(*_: object) -> None:
-    """multiprocessing ends its workers without running exit handlers, but runs its own finalizers."""
+    """A worker of multiprocessing ends without exit handlers, but runs these finalizers."""
     process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
     if process is not None and util is not None and process.parent_process() is not None:
         util.Finalize(None, _close_all, exitpriority=0)
