@@ -87,7 +87,7 @@ def documented(model: type[BaseModel]) -> list[tuple[str, str, str]]:
 
 
 def _spelled(default: Any) -> str:
-    if default is None:
+    if default in (None, ()):
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 

@@ -139,6 +139,7 @@ class EvaluationSaved(_Fact):
     dataset: dict[str, JsonValue] | None = None
     execution_id: str | None = None
     user_id: str | None = None
+    truncated: list[str] = Field(default_factory=list)
     created_at: Timestamp
 
 

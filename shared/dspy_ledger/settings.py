@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.keys import Keys
@@ -21,6 +24,12 @@ _told: set[str] = set()
 
 _SQLITE = "sqlite:///"
 _PLAIN = {"int_parsing": "it is a whole number", "bool_parsing": "it is true or false"}
+
+
+Choice = bool | Callable[[Any], Any]
+"""Whether to record a value; in code also a callable, which is given it and returns what to record."""
+
+Texts = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -53,13 +62,22 @@ class Settings(BaseSettings):
     environment: str | None = Field(None, description="written on every event, e.g. production")
     service: str | None = Field(None, description="written on every event: the name of the host program")
     release: str | None = Field(None, description="written on every event, e.g. a git SHA")
-    capture_inputs: bool = Field(True, description="record the inputs of executions")
-    capture_outputs: bool = Field(True, description="record the outputs of executions")
-    capture_demos: bool = Field(True, description="record the state (demos) of programs")
-    capture_messages: bool = Field(False, description="record the messages of every LM call (the prompts)")
-    capture_rows: bool = Field(
+    capture_inputs: Choice = Field(True, description="record the inputs of executions")
+    capture_outputs: Choice = Field(True, description="record the outputs of executions")
+    capture_demos: Choice = Field(True, description="record the state (demos) of programs")
+    capture_messages: Choice = Field(False, description="record the messages of every LM call (the prompts)")
+    capture_rows: Choice = Field(
         True, description="record the example and prediction of each row of an evaluation, not its score only"
     )
+    sample_rate: float = Field(
+        1.0, ge=0, le=1, description="the part of executions that is recorded; errors always are"
+    )
+    max_event_bytes: int = Field(
+        1 << 20, ge=64 << 10, le=64 << 20, description="what makes an event larger than this is cut"
+    )
+    redact: bool = Field(True, description="take known secrets out of what is recorded")
+    redact_fields: Texts = Field((), description="more names of fields whose values are secrets")
+    redact_patterns: Texts = Field((), description="more regular expressions of secrets (JSON list)")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what commands log")
 
     @field_validator("data_dir", "programs_dir", "wal_dir", "models_file")
@@ -85,6 +103,32 @@ class Settings(BaseSettings):
         if url is not None and not url.startswith(_SQLITE):
             raise ValueError(f"this release stores in SQLite only; write {_SQLITE}path or leave it out")
         return url
+
+    @field_validator("redact_fields", "redact_patterns", mode="before")
+    @classmethod
+    def _listed(cls, given: Any, about: ValidationInfo) -> Any:
+        if not isinstance(given, str):
+            return tuple(given) if isinstance(given, list | set | frozenset) else given
+        if given.lstrip().startswith("["):
+            try:
+                return tuple(json.loads(given))
+            except ValueError:
+                raise ValueError("it is no JSON list") from None
+        if about.field_name == "redact_patterns":  # a comma may be part of one
+            raise ValueError('write a JSON list, for example ["acct-[0-9]{6}"]')
+        return tuple(name.strip() for name in given.split(",") if name.strip())
+
+    @field_validator("redact_patterns")
+    @classmethod
+    def _usable_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                matches_nothing = re.compile(pattern).search("") is not None
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+            if matches_nothing:
+                raise ValueError(f"{pattern!r} matches the empty text")
+        return patterns
 
     @property
     def store_path(self) -> Path:
@@ -115,7 +159,7 @@ def load_settings(**given: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type]  # validated right here
     except ValidationError as error:
         first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
+        name = str(first["loc"][0]).upper()
         reason = _PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
         raise InvalidInput(f"DSPY_LEDGER_{name}={first['input']!r} can't be used: {reason}") from None
 

@@ -277,7 +277,7 @@ def test_values_that_are_no_json_are_described_and_never_raise(valkey, settings,
     ledger.record("ExecutionCompleted", execution(), body=body)
     assert ledger.flush(5)
     kept = json.loads(entries(valkey, settings)[0].body)
-    assert kept["a"]["repr"] == "(its repr raises RuntimeError)"
+    assert kept["a"] == {"type": f"{__name__}.Hostile"}
     assert kept["b"]["type"] == "bytes"
     assert kept["c"] == [{"type": "cycle"}]
     assert (kept["d"], kept["e"], kept["5"], kept["big"]) == ("\\ud800", None, [1, 2], str(2**80))

@@ -13,6 +13,7 @@ import uuid_utils
 
 from dspy_ledger.identity import canonical_json
 from dspy_ledger.producer.ledger import Ledger
+from dspy_ledger.producer.recorder import save_evaluation
 from dspy_ledger.producer.valueform import plain
 from dspy_ledger.timestamps import utc_now
 
@@ -26,16 +27,15 @@ def record_evaluation(
 
     Args:
         data: the event's fields, without its id and date.
-        rows: one value per example; with CAPTURE_ROWS off only the score of each is recorded.
+        rows: one value per example; with CAPTURE_ROWS off only the score of each is recorded, a callable
+            is given each.
     """
     event_id = str(uuid_utils.uuid7())
     fields = {"evaluation_id": evaluation_id or event_id, **data, "created_at": utc_now()}
     if rows is not None:
         rows = list(rows) if ledger.settings.capture_rows else [_score_of(row) for row in rows]
-    body = None if rows is None else {"rows": rows}
-    return ledger.record(
-        "EvaluationSaved", fields, body=body, subject=data.get("program_id"), event_id=event_id
-    )
+    save_evaluation(ledger, fields, rows, event_id=event_id)
+    return event_id
 
 
 def results_of(result: Any) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from dspy_ledger.lineage import program_tree
 from dspy_ledger.producer.canonical import Canonical
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.proposals import Proposal, Settled
-from dspy_ledger.producer.serialise import json_bytes, plain
+from dspy_ledger.producer.recorder import captured
+from dspy_ledger.producer.redaction import warn_of_secrets
+from dspy_ledger.producer.serialise import encode, plain
 from dspy_ledger.registry_format import decode_content, decode_known
 from dspy_ledger.versions import Known, highest_release
 
@@ -141,12 +143,21 @@ class ProgramRegistry:
         }
         proposal = Proposal.make(
             plain(data),
-            json_bytes(canonical.state) if self._ledger.settings.capture_demos else None,
+            self._state(program_id, canonical),
             requested=requested,
             base_version=base_version,
             parent_content=parent.content_hash if parent else None,
         )
         return self.register(proposal, timeout=timeout)
+
+    def _state(self, program_id: str, canonical: Canonical) -> bytes | None:
+        """What a registration's body holds. It is what the hash is about, so nothing is redacted or cut."""
+        settings = self._ledger.settings
+        if not settings.capture_demos:
+            return None
+        if settings.redact:
+            warn_of_secrets(program_id, canonical.state)
+        return encode(captured(settings, "demos", canonical.state))
 
     def register(self, proposal: Proposal, *, timeout: float = _DECIDE) -> tuple[ProgramMetadata, str | None]:
         """Record a registration and have its version decided, or decide it provisionally.
