@@ -385,6 +385,36 @@ def test_optimizer_registers_no_candidate_and_its_evaluated_result_is_registered
     assert evaluation.envelope["data"]["dataset"]["size"] == len(EXAMPLES)
 
 
+class LearningAtEachCall(dspy.Module):
+    """Compiles and tries a program before it answers, as what KNNFewShot makes does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.Predict("question -> answer")
+
+    def forward(self, question: str):
+        compiled = BootstrapFewShot(metric=exact, max_bootstrapped_demos=1, max_labeled_demos=0).compile(
+            self.answer, trainset=EXAMPLES[:1]
+        )
+        dspy.Evaluate(devset=EXAMPLES[:2], metric=exact, num_threads=1)(compiled)
+        return compiled(question=question)
+
+
+def test_what_is_optimized_within_an_execution_is_part_of_it(recorded) -> None:
+    with dspy.context(lm=model()):
+        LearningAtEachCall()(question="the capital of France?")
+    [execution] = recorded("ExecutionCompleted")
+    assert recorded("EvaluationSaved") == []
+    [registered] = recorded("ProgramRegistered")
+    assert registered.envelope["data"]["name"] == "LearningAtEachCall"
+    assert tree(execution) == [
+        "module LearningAtEachCall",
+        *below(["compile BootstrapFewShot", *below(PREDICT)]),
+        *below(["evaluate Evaluate", *below(PREDICT), *below(PREDICT)]),
+        *below(PREDICT),
+    ]
+
+
 def test_optimized_program_that_answers_is_the_one_that_was_evaluated(recorded) -> None:
     with dspy.context(lm=model()):
         compiled = random_search(Capitals())

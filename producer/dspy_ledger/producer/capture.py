@@ -207,6 +207,14 @@ class Capture(BaseCallback):
     def on_interpreter_shutdown_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._start("interpreter", call_id, instance, f"{type(instance).__name__}.shutdown")
 
+    def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._start("compile", call_id, instance, type(instance).__name__)
+
+    def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._start("evaluate", call_id, instance, type(instance).__name__)
+
+    on_compile_end = on_tool_end
+    on_evaluate_end = on_tool_end
     on_interpreter_execute_end = on_tool_end
     on_interpreter_tool_call_end = on_tool_end
     on_interpreter_startup_end = on_tool_end
