@@ -17,14 +17,13 @@ class Proxy:
     """Relays to a port; with ``tls``, it speaks TLS to the client and plain TCP to the server.
 
     While ``resets`` is true, every connection is reset within its next few kilobytes, also in the middle of
-    a command or between a command and its answer. While ``silent``, it accepts and nothing answers.
+    a command or between a command and its answer. After :meth:`silence`, it accepts and nothing answers.
     """
 
     def __init__(
         self, target: int, *, tls: ssl.SSLContext | None = None, chance: random.Random | None = None
     ) -> None:
         self.resets = False
-        self.silent = False
         self.connections = 0
         self._target = target
         self._tls = tls
@@ -43,8 +42,18 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join(10)
 
+    def silence(self) -> None:
+        """Let nothing through from here on."""
+        self._loop.call_soon_threadsafe(self._heard.clear)
+
+    def hear(self) -> None:
+        """Let everything through again, what was held back first."""
+        self._loop.call_soon_threadsafe(self._heard.set)
+
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._heard = asyncio.Event()
+        self._heard.set()
         self._stopped = asyncio.Event()
         server = await asyncio.start_server(self._relay, sock=self._listener, ssl=self._tls)
         self._ready.set()
@@ -77,8 +86,7 @@ class Proxy:
         budget = self._random.randrange(20_000)
         with suppress(ConnectionError, ssl.SSLError):
             while data := await reader.read(65536):
-                while self.silent:
-                    await asyncio.sleep(0.02)
+                await self._heard.wait()
                 if self.resets:
                     data, budget = data[:budget], budget - len(data)
                 writer.write(data)
