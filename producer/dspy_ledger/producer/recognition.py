@@ -15,6 +15,7 @@ from dspy_ledger.identity import program_id as id_of
 from dspy_ledger.producer.canonical import Canonical, canonicalize
 from dspy_ledger.producer.execution import Identity
 from dspy_ledger.producer.ledger import Ledger
+from dspy_ledger.producer.likeness import likeness
 from dspy_ledger.producer.registry import ProgramRegistry
 from dspy_ledger.producer.scope import is_quiet
 from dspy_ledger.producer.structure import only_signature, walk
@@ -25,7 +26,7 @@ __all__ = ["Recogniser"]
 
 _log = logging.getLogger("dspy_ledger.producer")
 
-_MOST_REMEMBERED = 1000  # instances
+_MOST_REMEMBERED = 1000  # instances, and contents
 _MOST_REGISTERED = 20  # versions of one program that register themselves in one process
 
 # By the ledger's id(), which can't be another's as long as the recogniser keeps the ledger alive.
@@ -36,9 +37,20 @@ _sharing = threading.Lock()
 @dataclass(slots=True)
 class _Remembered:
     instance: weakref.ref[Any]
-    watch: Watch
+    watch: Watch | None  # none at the first call: many a program is made for one
     name: str | None
     identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    hash: str
+    model_pinned: bool
+    name: str  # if nobody gave one
+
+    @classmethod
+    def of(cls, canonical: Canonical) -> _Content:
+        return cls(canonical.content_hash, canonical.model_pinned, _name_of(canonical))
 
 
 class Recogniser:
@@ -52,7 +64,8 @@ class Recogniser:
         self.ledger = ledger
         self.registry = ProgramRegistry.of(ledger)
         self._remembered: dict[int, _Remembered] = {}
-        self._registered: Counter[str] = Counter()
+        self._contents: dict[Any, _Content] = {}  # by likeness
+        self._registered: Counter[str] = Counter()  # versions by program id
         self._warned: set[str] = set()
         self._lock = threading.Lock()
 
@@ -74,19 +87,16 @@ class Recogniser:
             tags: of its registration, if it registers itself.
         """
         remembered = self._remembered.get(id(program))
-        if (
-            remembered is not None
-            and remembered.instance() is program
-            and remembered.name == name
-            and remembered.watch.unchanged(program)
-        ):
+        if remembered is not None and (remembered.instance() is not program or remembered.name != name):
+            remembered = None
+        if remembered is not None and remembered.watch is not None and remembered.watch.unchanged(program):
             remembered.identity = identity = self.versioned(remembered.identity)
             return identity
-        watch = Watch(program)  # first: what changes meanwhile is seen at the next call
+        watch = None if remembered is None else Watch(program)  # first: what changes meanwhile is seen next
         identity, lasting = self._identify(program, name, tags)
         if lasting:
             self._remember(program, watch, name, identity)
-        return identity
+        return self.versioned(identity)
 
     def versioned(self, identity: Identity) -> Identity:
         """The same with the version as it is known by now."""
@@ -100,28 +110,36 @@ class Recogniser:
     def _identify(self, program: Any, name: str | None, tags: Iterable[str]) -> tuple[Identity, bool]:
         """Which program it is, and whether that may be remembered."""
         try:
-            canonical = canonicalize(program)
+            content = self._content_of(program)
         except Exception as error:  # noqa: BLE001  the host's own class: recorded without its content
             called = name or type(program).__name__
             self._warn(called, "can't tell the content of program %r: %s", called, error)
             return Identity(id_of(called), called, None), True
-        held = self.registry.held(canonical.content_hash)
-        if name is None and held is not None:
-            return Identity(held.id, held.name, canonical.content_hash, canonical.model_pinned), True
-        called = name or _name_of(canonical)
-        identity = Identity(id_of(called), called, canonical.content_hash, canonical.model_pinned)
-        if self.registry.of_content(identity.program_id, canonical.content_hash) is not None:
-            return identity, True
+        held = self.registry.held(content.hash) if name is None else None
+        if held is not None:
+            return Identity(held.id, held.name, content.hash, content.model_pinned), True
+        called = name or content.name
+        identity = Identity(id_of(called), called, content.hash, content.model_pinned)
         if is_quiet():
             return identity, False
-        self._register(canonical, identity, tags)
+        with self._lock:
+            if self.registry.of_content(identity.program_id, content.hash) is None:
+                self._register(program, identity, tags)
         return identity, True
 
-    def _register(self, canonical: Canonical, identity: Identity, tags: Iterable[str]) -> None:
-        with self._lock:
-            self._registered[identity.program_id] += 1
-            number = self._registered[identity.program_id]
-        if number > _MOST_REGISTERED:
+    def _content_of(self, program: Any) -> _Content:
+        key = likeness(program)
+        content = None if key is None else self._contents.get(key)
+        if content is None:
+            content = _Content.of(canonicalize(program))
+            if key is not None:
+                with self._lock:
+                    _make_room(self._contents)
+                    self._contents[key] = content
+        return content
+
+    def _register(self, program: Any, identity: Identity, tags: Iterable[str]) -> None:
+        if self._registered[identity.program_id] >= _MOST_REGISTERED:
             self._warn(
                 identity.program_id,
                 "program %r registered %d versions of itself in this process; further ones are recorded by"
@@ -130,9 +148,10 @@ class Recogniser:
                 _MOST_REGISTERED,
             )
             return
-        self.registry.offer(canonical, identity.program_id, identity.name, tags=tags, timeout=0)
+        self._registered[identity.program_id] += 1
+        self.registry.offer(canonicalize(program), identity.program_id, identity.name, tags=tags, timeout=0)
 
-    def _remember(self, program: Any, watch: Watch, name: str | None, identity: Identity) -> None:
+    def _remember(self, program: Any, watch: Watch | None, name: str | None, identity: Identity) -> None:
         key = id(program)
         remembered = self._remembered
 
@@ -140,15 +159,20 @@ class Recogniser:
             if (entry := remembered.get(key)) is not None and entry.instance is gone:
                 remembered.pop(key, None)
 
-        with self._lock, suppress(RuntimeError):  # something is forgotten right now: the next call makes room
-            while len(remembered) >= _MOST_REMEMBERED:
-                remembered.pop(next(iter(remembered)), None)
+        with self._lock:
+            _make_room(remembered)
         remembered[key] = _Remembered(weakref.ref(program, forget), watch, name, identity)
 
     def _warn(self, once: str, message: str, *args: Any) -> None:
         if once not in self._warned:
             self._warned.add(once)
             _log.warning(message, *args)
+
+
+def _make_room(remembered: dict[Any, Any]) -> None:
+    with suppress(RuntimeError):  # another thread forgets something right now: the next call makes room
+        while len(remembered) >= _MOST_REMEMBERED:
+            remembered.pop(next(iter(remembered)), None)
 
 
 def _name_of(canonical: Canonical) -> str:

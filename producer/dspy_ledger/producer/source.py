@@ -112,6 +112,8 @@ def _digest(source: str) -> str:
 
 
 def _read(thing: Any) -> str | None:
+    if of_dspy(thing) and not hasattr(sys.modules.get(thing.__module__), thing.__qualname__.split(".")[0]):
+        return None  # a signature that DSPy made of a string: its file needn't be searched
     try:
         if isinstance(thing, type) and sys.version_info < (3, 13):
             return _class_source(thing)

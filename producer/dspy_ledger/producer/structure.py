@@ -20,6 +20,7 @@ from dspy_ledger.producer.typeform import of_dspy
 __all__ = [
     "Node",
     "as_program",
+    "attributes",
     "children",
     "constructor_settings",
     "dspy_module",
@@ -118,6 +119,12 @@ def walk(program: Any) -> list[Node]:
     return nodes
 
 
+def attributes(module: Any) -> Iterator[tuple[str, Any]]:
+    """A module's attributes without what DSPy keeps there of calls and compiles."""
+    skipped = _OF_PREDICTOR if isinstance(module, dspy_module().Predict) else _LEFTOVERS
+    return ((name, value) for name, value in list(vars(module).items()) if name not in skipped)
+
+
 def children(module: Any, most: float = inf) -> Iterator[tuple[str, Any]]:
     """A module's own modules and parameters, one level of list, tuple or dict deep, in no fixed order.
 
@@ -125,10 +132,7 @@ def children(module: Any, most: float = inf) -> Iterator[tuple[str, Any]]:
     """
     dspy = dspy_module()
     kinds = (dspy.Module, parameter_class())
-    skipped = _OF_PREDICTOR if isinstance(module, dspy.Predict) else _LEFTOVERS
-    for name, value in list(vars(module).items()):
-        if name in skipped:
-            continue
+    for name, value in attributes(module):
         if isinstance(value, kinds):
             yield name, value
         elif isinstance(value, (list, tuple, dict)) and len(value) > most:
