@@ -79,7 +79,9 @@ def test_result_of_evaluate_is_saved_with_its_score_dataset_and_rows(make_manage
     assert data["results"] == {"score": 33.33, "failed": 0}
     assert data["metric_name"] == "exact"
     assert data["dataset"] == {"name": "countries", "size": 3, "digest": dataset_digest(questions())}
-    assert json.loads(event.body)["rows"] == [
+    body = json.loads(event.body)
+    assert body["scores"] == [1, 0, 0]
+    assert body["rows"] == [
         {
             "score": int(capital == "Paris"),
             "inputs": {"question": country},
@@ -94,10 +96,10 @@ def test_without_capture_rows_only_scores_are_recorded(make_manager, valkey) -> 
     manager = make_manager(capture_rows=False)
     manager.register_program(QA, name="Capitals")
     manager.save_evaluation_result("capitals", MODEL, evaluated())
-    manager.save_evaluation_result("capitals", MODEL, {"em": 1}, rows=[{"score": 0.5, "who": "Ada"}, "Bob"])
+    manager.save_evaluation_result("capitals", MODEL, {"em": 1}, rows=["Ada", "Bob"])
     of_dspy, of_host = sent(manager, valkey, "EvaluationSaved")
-    assert json.loads(of_dspy.body) == {"rows": [{"score": 1}, {"score": 0}, {"score": 0}]}
-    assert json.loads(of_host.body) == {"rows": [{"score": 0.5}, {}]}
+    assert json.loads(of_dspy.body) == {"scores": [1, 0, 0]}
+    assert of_host.body is None
 
 
 def test_row_whose_program_raised_is_counted_as_failed_and_has_no_prediction() -> None:
@@ -119,6 +121,22 @@ def test_metric_that_answers_more_than_a_score_keeps_its_words_beside_it() -> No
     result = evaluated(metric=judged)
     assert results_of(result)["score"] == 50.0
     assert [(row["score"], row["feedback"]) for row in rows_of(result)] == [(0.5, "half right")] * 3
+
+
+def test_evaluation_that_is_too_large_keeps_every_score(make_manager, valkey) -> None:
+    manager = make_manager(max_event_bytes=64 << 10)
+    manager.register_program(QA, name="Capitals")
+    example = dspy.Example(question="a long question " * 100, answer="Paris").with_inputs("question")
+    rows = [(example, dspy.Prediction(answer="Paris"), n % 7) for n in range(2000)]
+    manager.save_evaluation_result("capitals", MODEL, EvaluationResult(score=42.0, results=rows))
+    [event] = sent(manager, valkey, "EvaluationSaved")
+    assert len(event.payload) + len(event.body) <= 64 << 10
+    body = json.loads(event.body)
+    assert body["scores"] == [n % 7 for n in range(2000)]
+    assert 10 < len(body["rows"]) < 2000
+    assert body["rows"][0]["labels"] == {"answer": "Paris"}
+    assert "rows" in event.envelope["data"]["truncated"]
+    assert event.envelope["data"]["dataset"]["size"] == 2000
 
 
 class Judge:

@@ -589,7 +589,7 @@ def test_evaluations_and_feedback_are_recorded(manager, valkey) -> None:
     data = evaluation.envelope["data"]
     assert (data["program_version"], data["content_hash"]) == ("1.0.0", metadata.content_hash)
     assert data["results"] == {"accuracy": 0.95, "latency_ms": 250, "test_cases": 100}
-    assert json.loads(evaluation.body) == {"rows": [{"score": 1}]}
+    assert json.loads(evaluation.body) == {"scores": [1], "rows": [{"score": 1}]}
     data = of_execution.envelope["data"]
     assert (data["execution_id"], data["results"]) == (info.execution_id, {"score": 1, "comment": "good"})
     assert "program_id" not in data

@@ -27,14 +27,15 @@ def record_evaluation(
 
     Args:
         data: the event's fields, without its id and date.
-        rows: one value per example; with CAPTURE_ROWS off only the score of each is recorded, a callable
-            is given each.
+        rows: one value per example. Where each has a ``score``, the scores are also recorded by themselves:
+            they stay whole where the rows are cut, or not to be recorded.
     """
     event_id = str(uuid_utils.uuid7())
     fields = {"evaluation_id": evaluation_id or event_id, **data, "created_at": utc_now()}
-    if rows is not None:
-        rows = list(rows) if ledger.settings.capture_rows else [_score_of(row) for row in rows]
-    save_evaluation(ledger, fields, rows, event_id=event_id)
+    rows = None if rows is None else list(rows)
+    scores = [row["score"] for row in rows or () if isinstance(row, Mapping) and "score" in row]
+    whole = rows is not None and len(scores) == len(rows)
+    save_evaluation(ledger, fields, rows, scores=scores if whole else None, event_id=event_id)
     return event_id
 
 
@@ -109,10 +110,6 @@ def _number(score: Any) -> Any:
         return float(score)
     except (TypeError, ValueError):
         return plain(score)
-
-
-def _score_of(row: Any) -> dict[str, Any]:
-    return {"score": row["score"]} if isinstance(row, Mapping) and "score" in row else {}
 
 
 def _asked(example: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -74,17 +74,26 @@ def record_execution(
 
 
 def save_evaluation(
-    ledger: Ledger, data: dict[str, Any], rows: Iterable[Any] | None, *, event_id: str
+    ledger: Ledger,
+    data: dict[str, Any],
+    rows: list[Any] | None,
+    *,
+    scores: list[Any] | None = None,
+    event_id: str,
 ) -> None:
     """Record one evaluation as the settings want it; never raises.
 
     Args:
         data: the fields of EvaluationSaved.
         rows: one value per example; a callable as CAPTURE_ROWS is given each.
+        scores: one number per example, recorded whatever CAPTURE_ROWS is.
     """
     try:
-        body = None if rows is None else {"rows": [captured(ledger.settings, "rows", row) for row in rows]}
-        _record(ledger, EvaluationSaved, data, ("results", "dataset"), body, event_id)
+        settings = ledger.settings
+        body: dict[str, Any] = {} if scores is None else {"scores": scores}
+        if rows is not None and settings.capture_rows:
+            body["rows"] = [captured(settings, "rows", row) for row in rows]
+        _record(ledger, EvaluationSaved, data, ("results", "dataset"), body or None, event_id)
     except Exception as problem:  # noqa: BLE001  the host comes first
         ledger.drop(problem)
 
