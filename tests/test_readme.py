@@ -34,6 +34,7 @@ ROOT = Path(__file__).parent.parent
                 *("ProgramRegistered", "EvaluationSaved"),
             ],
         ),
+        ("docs/evaluating.md", ["ProgramRegistered", *["EvaluationSaved"] * 3]),
     ],
 )
 def test_the_code_works_as_written(page, kinds, valkey, tmp_path) -> None:
