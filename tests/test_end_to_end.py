@@ -14,7 +14,14 @@ import httpx
 import pytest
 
 from dspy_ledger.api import create_app
-from dspy_ledger.producer import Ledger, ModelManager, Predictor, ProgramManager
+from dspy_ledger.producer import (
+    Ledger,
+    ModelManager,
+    Predictor,
+    ProgramManager,
+    instrument,
+    uninstrument,
+)
 from dspy_ledger.projector import Worker
 from dspy_ledger.settings import Settings
 from producer.test_programs import Answers, few_shot
@@ -209,6 +216,36 @@ def shape(tree: dict) -> list:
             for d in root["derived"]
         ],
     ]
+
+
+def test_an_evaluation_of_dspys_is_a_small_file_of_its_program_and_its_rows_stay_in_the_store(
+    settings, projector, eventually
+):
+    projector(settings)
+    ledger = Ledger.connect(settings=settings)
+    devset = [dspy.Example(input=f"secret {n}", output="an answer").with_inputs("input") for n in range(50)]
+    instrument(ledger)
+    try:
+        with dspy.context(lm=Answers()):
+            dspy.Evaluate(devset=devset, num_threads=2)(
+                dspy.Predict(Predictor), lambda example, prediction: example.output == prediction.output
+            )
+    finally:
+        uninstrument()
+    assert ledger.flush(20, until="stored")
+    ledger.close()
+    path = "/v1/programs/predictor/evaluations"
+    eventually(lambda: list(settings.programs_dir.glob("predictor/evaluations/*.json")))
+    [file] = settings.programs_dir.glob("predictor/evaluations/*.json")
+    written = json.loads(file.read_text())
+    [shown] = ask_until(settings, eventually, path, lambda page: page["items"])["items"]
+    for one in (written, shown):
+        assert (one["program_version"], one["results"]) == ("1.0.0", {"score": 100.0, "failed": 0})
+        assert (one["model_id"], one["metric_name"]) == ("openai/gpt-4o-mini", "<lambda>")
+        assert one["dataset"]["size"] == 50
+    assert file.name == f"{written['evaluation_id']}_openai%2Fgpt-4o-mini.json"
+    assert "secret" not in file.read_text()
+    assert file.stat().st_size < 2000
 
 
 def test_a_registry_that_was_lost_is_filled_again_from_the_store(
