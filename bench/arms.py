@@ -58,6 +58,7 @@ class Answer(dspy.Module):
 def lm() -> DummyLM:
     """A model that answers the two calls in turn, for ever."""
     model = DummyLM([])
+    model.model = "openai/gpt-4o-mini"  # Opik's hooks fail on a name without a provider
     model.answers = cycle(ANSWERS)
     return model
 
@@ -236,8 +237,11 @@ def arrived(place: Place) -> set[str]:
     """The tokens of all questions whose trace lies in the broker, the sink or a file of the arm's."""
     with redis.Redis.from_url(place.url) as client:
         texts = [value for _, entry in client.xrange(Keys().events) for value in entry.values()]
-    files = (path for path in place.folder.rglob("*") if path.is_file() and path.suffix != ".wal")
-    texts += [path.read_bytes() for path in files]  # MLflow's database and artifacts, the sink's bodies
+    texts += [
+        path.read_bytes()  # MLflow's database and artifacts, the sink's bodies
+        for path in place.folder.rglob("*")
+        if path.is_file() and path.suffix not in (".wal", ".txt")  # not what waits, and not the log
+    ]
     return {token.decode() for text in texts for token in TOKEN.findall(text)}
 
 
