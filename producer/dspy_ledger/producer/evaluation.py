@@ -115,9 +115,10 @@ def _number(score: Any) -> Any:
 def _asked(example: Any) -> dict[str, Any]:
     """What the program was given, and what the metric compared its prediction with."""
     try:
-        return {"inputs": _fields(example.inputs()), "labels": _fields(example.labels())}
+        inputs = _fields(example.inputs())
     except (AttributeError, ValueError):  # no Example, or one that does not say which fields are inputs
         return {"example": _fields(example)}
+    return {"inputs": inputs, "labels": {name: item for name, item in example.items() if name not in inputs}}
 
 
 def _fields(value: Any) -> Any:
