@@ -23,6 +23,10 @@ README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 ROOT = Path(__file__).parent.parent
 
 
+def code_of(page: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL))
+
+
 @pytest.mark.parametrize(
     ("page", "kinds"),
     [
@@ -38,7 +42,7 @@ ROOT = Path(__file__).parent.parent
     ],
 )
 def test_the_code_works_as_written(page, kinds, valkey, tmp_path) -> None:
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    code = code_of(page)
     with ModelServer() as server:
         reach = {"api_base": server.url, "api_key": "x", "cache": False}
         model = {"model_name": "openai/gpt-4o-mini", "additional_params": reach}
@@ -53,6 +57,12 @@ def test_the_code_works_as_written(page, kinds, valkey, tmp_path) -> None:
     settings = load_settings(redis_url=valkey.url, _env_file=None)
     found = sorted(entries(valkey, settings), key=lambda entry: entry.sequence)
     assert [entry.type.split(".")[2] for entry in found] == kinds
+
+
+def test_the_test_on_the_page_about_testing_passes(tmp_path) -> None:
+    (tmp_path / "test_page.py").write_text(code_of("docs/testing.md"))
+    ran = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "test_page.py")]
+    subprocess.run(ran, check=True, cwd=tmp_path, env=environment(tmp_path))
 
 
 def test_every_command_stands_in_the_table_and_the_other_way_round() -> None:
