@@ -145,7 +145,9 @@ def compare(on: Bench, rounds: int, lines: dict[str, str | None], load: Load) ->
     return results
 
 
-def rows(report: Table, results: dict[str, list[Figures]], prefix: str = "") -> None:
+def rows(
+    report: Table, results: dict[str, list[Figures]], prefix: str = "", *, counts_cpu: bool = True
+) -> None:
     limit = median_of(results[LIMIT], "p50")
     for label, figures in results.items():
         p50, p99, p999, worst, rate, cpu = (
@@ -155,7 +157,7 @@ def rows(report: Table, results: dict[str, list[Figures]], prefix: str = "") -> 
         report.add_row(
             prefix + label,
             *(f"{p50:,.1f}", f"{p99:,.0f}", f"{p999:,.0f}", f"{worst:,.0f}", f"{p50 / limit:.1f}×"),
-            *(f"{rate:,.0f}", f"{cpu:.1f}", f"{dropped:,}" if dropped else "–"),
+            *(f"{rate:,.0f}", f"{cpu:.1f}" if counts_cpu else "–", f"{dropped:,}" if dropped else "–"),
         )
 
 
@@ -177,7 +179,7 @@ def main() -> None:
             load = Load(int(seconds * given.rate), given.rate, sleeps=what == "sleeps")
             results[what] = compare(on, rounds, lines, load)
             report = table(f"{given.rate:,}/s, one thread, the host {what} in between", *columns)
-            rows(report, results[what])
+            rows(report, results[what], counts_cpu=load.sleeps)  # else it is mostly the host's
             console.print(report, "")
         report = table("flat out", *columns)
         for threads in THREADS:
