@@ -45,9 +45,9 @@ def instrument(ledger: Ledger) -> None:
     global _tracker  # noqa: PLW0603  dspy.Module is global too
     tracker = _Tracker(ledger)
     with _patching:
-        if not _wrapped:
-            for name, wrapper_of in (("__call__", _calling), ("acall", _acalling)):
-                original = getattr(dspy.Module, name)
+        for name, wrapper_of in (("__call__", _calling), ("acall", _acalling)):
+            original = getattr(dspy.Module, name)
+            if not _has_ours(name, original):
                 wrapper = functools.wraps(original)(wrapper_of(directly(original)))
                 setattr(dspy.Module, name, wrapper)
                 _wrapped[name] = (original, wrapper)
@@ -63,10 +63,10 @@ def uninstrument() -> None:
     global _tracker  # noqa: PLW0603
     with _patching:
         _tracker = None
-        if all(getattr(dspy.Module, name) is wrapper for name, (_, wrapper) in _wrapped.items()):
-            for name, (original, _) in _wrapped.items():
+        for name, (original, wrapper) in list(_wrapped.items()):
+            if getattr(dspy.Module, name) is wrapper:
                 setattr(dspy.Module, name, original)
-            _wrapped.clear()
+                del _wrapped[name]
         evaluating.remove()
 
 
@@ -178,6 +178,15 @@ class _TrackedModule(BaseCallback):
 _tracker: _Tracker | None = None
 _wrapped: dict[str, tuple[Any, Any]] = {}  # name in dspy.Module → what it was, what it is
 _patching = threading.Lock()
+
+
+def _has_ours(name: str, method: Any) -> bool:
+    """Whether our wrapper is there already, be it within others."""
+    while method is not None:
+        if name in _wrapped and method is _wrapped[name][1]:
+            return True
+        method = getattr(method, "__wrapped__", None)
+    return False
 
 
 def _calling(original: Any) -> Any:

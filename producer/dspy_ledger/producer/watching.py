@@ -60,14 +60,17 @@ def _objects(program: Any) -> _Objects | None:
         held = vars(value)
         found.append((held, tuple(held.values())))
         if is_predictor:
-            config, fields = held.get("config") or {}, held.get("fields") or {}
-            if any(isinstance(item, dict | list) for item in (*config.values(), *fields.values())):
-                return None
-            found += [(each, tuple(each.values())) for each in (config, fields)]
-            demos, signature, lm = held.get("demos"), held.get("signature"), held.get("lm")
+            own = [held[name] for name in ("config", "fields", "demos") if held.get(name) is not None]
+            found += [(each, tuple(_items(each))) for each in own]
+            if any(
+                isinstance(item, dict | list)
+                for each in own
+                if isinstance(each, dict)
+                for item in each.values()
+            ):
+                return None  # what is within them can change too
+            signature, lm = held.get("signature"), held.get("lm")
             found.append((_Named(signature, "__doc__"), (getattr(signature, "__doc__", None),)))
-            if demos:
-                found.append((demos, tuple(demos)))
             if lm is not None:
                 found.append((_Named(lm, "model"), (getattr(lm, "model", None),)))
         found += [

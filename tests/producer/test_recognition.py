@@ -1,0 +1,172 @@
+"""The two cheap ways to tell a program's content without reading it again never tell it wrongly."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import gc
+import weakref
+from itertools import combinations
+
+import dspy
+import pytest
+
+from dspy_ledger.producer.canonical import canonicalize
+from dspy_ledger.producer.likeness import likeness
+from dspy_ledger.producer.watching import Watch
+from producer.programs import Ask, Looped, Nested, Rag, Simple, WithFrozen, agent, find
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'prefix' argument")  # DSPy's own modules still use it
+
+
+class Mood(enum.Enum):
+    GOOD = "good"
+    BAD = "bad"
+
+
+class Limited(dspy.Module):
+    """Of the host's own: numbers among its attributes are its code's affair."""
+
+    def __init__(self, limit: int = 3) -> None:
+        super().__init__()
+        self.limit = limit
+        self.steps = {"one": dspy.Predict(Simple)}
+
+
+def predict(signature="question -> answer", **config):
+    return lambda: dspy.Predict(signature, **config)
+
+
+MADE = {
+    "string": predict(),
+    "class": predict(Simple),
+    "class with defaults": predict(Ask),
+    "instructions": lambda: dspy.Predict(Simple.with_instructions("Answer at length.")),
+    "type": predict("question -> answer: int"),
+    "list type": predict("question -> answer: list[int]"),
+    "order": predict("context, question -> answer"),
+    "description": lambda: dspy.Predict(Simple.with_updated_fields("answer", desc="in one word")),
+    "default": lambda: dspy.Predict(Simple.append("mood", dspy.InputField(default=Mood.GOOD), type_=Mood)),
+    "other default": lambda: dspy.Predict(
+        Simple.append("mood", dspy.InputField(default=Mood.BAD), type_=Mood)
+    ),
+    "constraint": lambda: dspy.Predict(Simple.append("score", dspy.OutputField(ge=1), type_=int)),
+    "other constraint": lambda: dspy.Predict(Simple.append("score", dspy.OutputField(ge=2), type_=int)),
+    "config": predict(temperature=0.5),
+    "other config": predict(temperature=0.7),
+    "config of another type": predict(n=1),
+    "config that is true": predict(n=True),
+    "chain of thought": lambda: dspy.ChainOfThought(Simple),
+    "best of": lambda: dspy.MultiChainComparison(Simple, M=3),
+    "best of more": lambda: dspy.MultiChainComparison(Simple, M=4),
+    "module": Rag,
+    "module with a frozen one": WithFrozen,
+    "nested class": Nested.Inner,
+    "cycle": Looped,
+    "own": Limited,
+}
+
+
+def test_programs_made_alike_have_one_key_and_one_content():
+    for name, make in MADE.items():
+        one, other = make(), make()
+        assert likeness(one) == likeness(other) is not None, name
+        assert canonicalize(one).content_hash == canonicalize(other).content_hash, name
+
+
+def test_programs_of_different_content_have_different_keys():
+    made = {name: make() for name, make in MADE.items()}
+    contents = {name: canonicalize(program).content_hash for name, program in made.items()}
+    for one, other in combinations(MADE, 2):
+        if contents[one] != contents[other]:
+            assert likeness(made[one]) != likeness(made[other]), (one, other)
+    assert len(set(contents.values())) > len(MADE) - 4
+
+
+def with_demos():
+    program = dspy.Predict(Simple)
+    program.demos = [dspy.Example(question="q", answer="a")]
+    return program
+
+
+def with_its_own_forward():
+    program = Rag()
+    program.forward = lambda question: None
+    return program
+
+
+def with_a_partial():
+    program = Limited()
+    program.tool = functools.partial(find, limit=1)
+    return program
+
+
+def with_criteria():
+    program = dspy.Predict("question -> verdict: bool")
+    program.fields = {"verdict": {"criteria": "be strict"}}
+    return program
+
+
+@pytest.mark.parametrize(
+    "make",
+    [agent, with_demos, with_its_own_forward, with_a_partial, with_criteria, predict(stop=["\n"])],
+    ids=["tools", "demos", "own forward", "partial", "criteria", "nested config"],
+)
+def test_what_takes_more_to_compare_has_no_key(make):
+    assert likeness(make()) is None
+
+
+def set_model(program):
+    program.query.lm.model = "openai/other"
+
+
+CHANGES = {
+    "signature": lambda p: setattr(p.query, "signature", p.query.signature.with_instructions("else")),
+    "instructions in place": lambda p: setattr(p.query.signature, "__doc__", "else"),
+    "demo appended": lambda p: p.query.demos.append(dspy.Example(query="q")),
+    "demo replaced": lambda p: p.steps[0].demos.__setitem__(0, dspy.Example(query="q")),
+    "demos replaced": lambda p: setattr(p.steps[0], "demos", []),
+    "config in place": lambda p: p.query.config.update(temperature=1.0),
+    "criteria in place": lambda p: p.query.fields.update(query={"criteria": "x"}),
+    "lm": lambda p: p.steps[1].set_lm(dspy.LM("openai/new")),
+    "lm's model in place": set_model,
+    "module replaced": lambda p: setattr(p, "query", dspy.Predict("question -> query")),
+    "module added": lambda p: setattr(p, "more", dspy.Predict("question -> query")),
+    "module in a list replaced": lambda p: p.steps.__setitem__(0, dspy.Predict("query -> other")),
+    "module in a list added": lambda p: p.steps.append(dspy.Predict("query -> other")),
+    "own forward": lambda p: setattr(p, "forward", lambda question: None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_watch_sees_what_changed(change):
+    program = Rag()
+    program.steps[0].demos = [dspy.Example(query="q", rewritten="r")]
+    program.query.lm = dspy.LM("openai/one")
+    watch = Watch(program)
+    assert watch.unchanged(program)
+    change(program)
+    assert not watch.unchanged(program)
+    assert Watch(program).unchanged(program)
+
+
+def test_watch_lets_the_hosts_own_attributes_change():
+    program = Limited()
+    watch = Watch(program)
+    program.limit += 1
+    program.seen = ["a question"]
+    assert watch.unchanged(program)
+    program.seen.append("another")
+    assert watch.unchanged(program)
+    program.steps["two"] = dspy.Predict(Simple)
+    assert not watch.unchanged(program)
+
+
+def test_watch_does_not_keep_its_program_alive():
+    program = Rag()
+    gone = weakref.ref(program)
+    watch = Watch(program)
+    del program
+    gc.collect()
+    assert gone() is None
+    assert watch is not None
