@@ -317,11 +317,24 @@ def test_evaluation_of_what_is_no_program_goes_by_unrecorded(watched, valkey) ->
     assert watched.ledger.stats().dropped == 0
 
 
-def test_evaluated_program_is_called_what_it_is_tracked_as(watched, valkey) -> None:
-    track(program := Listening(), watched.ledger, name="Geography")
+def test_evaluated_program_is_called_what_it_is_tracked_as_and_recorded_there(
+    watched, make_manager, valkey
+) -> None:
+    other = make_manager()
+    track(program := Listening(), other.ledger, name="Geography")
+    dspy.Evaluate(devset=questions(), metric=exact)(program)
+    assert watched.ledger.stats().recorded == 0
+    [event] = sent(other, valkey, "EvaluationSaved")
+    assert event.envelope["data"]["program_id"] == "geography"
+
+
+def test_evaluation_tells_the_version_that_its_program_was_given(watched, valkey) -> None:
+    program = Listening()
+    program(question="Italy")
+    assert sent(watched, valkey, "ProgramRegistered")
     dspy.Evaluate(devset=questions(), metric=exact)(program)
     [event] = sent(watched, valkey, "EvaluationSaved")
-    assert event.envelope["data"]["program_id"] == "geography"
+    assert event.envelope["data"]["program_version"] == "1.0.0"
 
 
 def test_error_of_ours_is_counted_and_the_host_gets_its_result(watched, monkeypatch) -> None:

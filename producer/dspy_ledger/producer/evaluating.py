@@ -28,7 +28,7 @@ from dspy_ledger.producer.models import ModelDescription
 from dspy_ledger.producer.scope import current_execution, is_quiet, quiet
 from dspy_ledger.producer.structure import walk
 
-__all__ = ["install", "is_trying", "remove"]
+__all__ = ["Identify", "install", "is_trying", "remove"]
 
 _compiles: ContextVar[tuple[Any, ...]] = getattr(
     callback_context, "_ACTIVE_COMPILES", ContextVar("no such mark", default=())
@@ -36,15 +36,18 @@ _compiles: ContextVar[tuple[Any, ...]] = getattr(
 _EVALUATE_GLOBALS = inspect.unwrap(dspy.Evaluate.__call__).__globals__
 _MOST_FRAMES = 64  # looked at, at most: a row's own calls are near it
 
-_watching: tuple[Ledger, Callable[[Any], Identity]] | None = None
+Identify = Callable[[Any], tuple[Identity, Ledger]]
+"""Tells which program a module is, and where it is recorded; registers it if nobody did."""
+
+_watching: tuple[Ledger, Identify] | None = None
 _wrappers: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
-def install(ledger: Ledger, identify: Callable[[Any], Identity]) -> None:
+def install(ledger: Ledger, identify: Identify) -> None:
     """Record every evaluation from here on, and keep quiet within it and within every compile.
 
     Args:
-        identify: tells which program a module is, and registers it if nobody did.
+        ledger: counts what could not be recorded.
     """
     global _watching  # noqa: PLW0603  DSPy's classes are global too
     _watching = (ledger, identify)
@@ -165,9 +168,10 @@ def _evaluated(evaluate: Callable[..., Any], args: Any, kwargs: Any, result: Any
         program, metric = given["program"], given.get("metric")
         if not isinstance(program, dspy.Module):
             return  # a function can be evaluated too, and is no program
-        identity = identify(program)
+        identity, its_ledger = identify(program)
         model = getattr(_lm_of(program), "model", None)
-        name = (given.get("callback_metadata") or {}).get("dataset")
+        about = given.get("callback_metadata")
+        name = about.get("dataset") if isinstance(about, dict) else None
         data = {
             "program_id": identity.program_id,
             "program_version": None if identity.provisional else identity.version,
@@ -178,7 +182,7 @@ def _evaluated(evaluate: Callable[..., Any], args: Any, kwargs: Any, result: Any
             "metric_name": metric_name(given["self"].metric if metric is None else metric),
             "dataset": dataset_of(result, name if isinstance(name, str) else None),
         }
-        record_evaluation(ledger, data, rows_of(result))
+        record_evaluation(its_ledger, data, rows_of(result))
     except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
         ledger.drop(error)
 

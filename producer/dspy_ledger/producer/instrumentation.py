@@ -52,7 +52,7 @@ def instrument(ledger: Ledger) -> None:
                 setattr(dspy.Module, name, wrapper)
                 _wrapped[name] = (original, wrapper)
         _tracker = tracker
-        evaluating.install(ledger, lambda program: _tracker_of(program, tracker).identity_of(program))
+        evaluating.install(ledger, lambda program: _tracker_of(program, tracker).evaluated(program))
 
 
 def uninstrument() -> None:
@@ -108,6 +108,10 @@ class _Tracker:
     def identity_of(self, module: Any) -> Identity:
         """Which program a module is."""
         return self.recogniser.identity_of(module, self._name, self._tags)
+
+    def evaluated(self, module: Any) -> tuple[Identity, Ledger]:
+        """Which program a module is, and where it is recorded."""
+        return self.recogniser.versioned(self.identity_of(module)), self.ledger
 
     def begin(self, module: Any, args: Any, kwargs: Any) -> _Root | None:
         """A root call begins; None when it can't be recorded."""
