@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from dspy_ledger.producer import Ledger
 from dspy_ledger.projector import Worker
 from dspy_ledger.settings import Settings
 from servers import Valkey
@@ -36,3 +37,21 @@ def test_a_redis_that_fails_loses_nothing_and_holds_nobody_up(
         outcome = endure(fault, own_valkey, settings, rate=300, lasts=0.5, around=0.2)
     assert outcome.differences == []
     assert max(outcome.seconds["during"]) < 0.5  # a call that waited for Redis would take 3 s
+
+
+def test_what_the_last_reconnect_found_stays_said_until_the_next(
+    own_valkey: Valkey, make_settings: Callable[..., Settings], eventually: Callable[..., None]
+) -> None:
+    """The look that is taken now and then at a server we are connected to once overwrote it."""
+    settings = make_settings(own_valkey.url)
+    with Ledger.connect(settings=settings) as ledger:
+        ledger.record("ExecutionCompleted", {"execution_id": "x"})  # nobody stores it: worth looking after
+        assert ledger.flush(10)
+        own_valkey.kill()
+        own_valkey.start()
+        eventually(lambda: ledger.stats().server == "restarted")
+        look = ledger._sender._look
+        look.at = 0.0
+        eventually(lambda: look.at > 0.0)
+        assert ledger.flush(10)
+        assert ledger.stats().server == "restarted"

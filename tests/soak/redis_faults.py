@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=500, help="executions a second")
     parser.add_argument("--only", choices=[fault.name for fault in FAULTS], help="one fault alone")
     given = parser.parse_args()
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, width=140)
     table = Table("a Redis that is", "stats() said", "recorded", "sent again", "before", "during", "after")
     failed = False
     for fault in FAULTS:

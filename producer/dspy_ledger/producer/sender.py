@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ _ADOPT = 30.0  # seconds between looks for files of dead siblings
 _LOOK = 30.0  # seconds between looks at whether the server still has what is not stored
 _REPORT = 30.0  # seconds between reports of what is missing, when something is
 _BACKOFF = (0.05, 5.0)  # seconds: first and longest pause
+_IMPORTED_TO_CONNECT = ("email.parser", "encodings.idna")  # by redis-py and the socket module
 
 Ask = Callable[["redis.Redis"], Any]
 Registrar = Callable[["redis.Redis", Record], Record | None]
@@ -174,6 +176,9 @@ class Sender(Sends):
 
     def start(self) -> None:
         """Start the thread."""
+        # Not there: a child forked in the middle of an import has half a module for ever.
+        for name in _IMPORTED_TO_CONNECT:
+            import_module(name)
         self._thread.start()
 
     def wake(self) -> None:
@@ -292,13 +297,14 @@ class Sender(Sends):
             self._client = client
             self._poll_at = 0.0
             self._learn_marks(client)
-            self._send_again_what_is_lost(client)
+            self._send_again_what_is_lost(client, reconnected=True)
         return self._client
 
-    def _send_again_what_is_lost(self, client: redis.Redis) -> None:
+    def _send_again_what_is_lost(self, client: redis.Redis, *, reconnected: bool) -> None:
         """The server may not be the one that took our events, or not have them any more."""
         found = self._server.look(client, self._outbox.mark)
-        self.found = found or self.found
+        if found is not None and (reconnected or found != "same"):
+            self.found = found
         if found != "same":
             self._decided_ahead.clear()
             for outbox in self._outboxes():
@@ -307,7 +313,7 @@ class Sender(Sends):
     def _watch(self, client: redis.Redis) -> None:
         """A server that is emptied while we are connected to it says nothing: look now and then."""
         if not self._outbox.done and not self._outbox.unsent and self._look.is_due():
-            self._send_again_what_is_lost(client)
+            self._send_again_what_is_lost(client, reconnected=False)
 
     def _outboxes(self) -> list[Outbox]:
         return [self._outbox, *(outbox for outbox, _ in self._adopted.values())]
