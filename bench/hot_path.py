@@ -9,9 +9,10 @@ finishes its background work. A line's overhead is the median, over the rounds, 
 floor's in the same round. The floor is DSPy's own callback dispatch with a callback that does nothing; for
 lines whose host is async, the same program by ``acall``.
 
-"peak" is what one call has allocated at once; "kept" how many objects stay after it (DSPy's own history is in
-the floor's); "RSS" how much the process grew over all calls. Rivals write to a file (MLflow's SQLite) or to a
-sink on loopback that takes everything at once.
+"CPU" is the calling thread's processor time of one call, which a busy machine stretches least, and again
+what it is over the floor's. "peak" is what one call has allocated at once; "kept" how many objects stay after
+it (DSPy's own history is in the floor's); "RSS" how much the process grew over all calls. Rivals write to a
+file (MLflow's SQLite) or to a sink on loopback that takes everything at once.
 
 ``--delivery`` times nothing; it counts what arrives of 5 calls in a forked child, and of 50 in a process that
 is killed with ``kill -9`` and started again. "hangs": it had not ended after a minute. Takes some minutes.
@@ -55,15 +56,17 @@ class Runner:
         self.loop = asyncio.new_event_loop()
         self.numbers = count()
 
-    def block(self, calls: int) -> list[float]:
-        """Milliseconds of each call."""
+    def block(self, calls: int) -> tuple[list[float], float]:
+        """Milliseconds of each call, and of the calling thread's processor time for one."""
         questions = [question(f"bench-{next(self.numbers)}") for _ in range(calls)]
+        cpu = time.thread_time()
         if self.is_async:
             samples = self.loop.run_until_complete(self._awaited(questions))
         else:
             samples = self._called(questions)
+        cpu = time.thread_time() - cpu
         self.arm.settle()
-        return samples
+        return samples, cpu / calls * 1000
 
     def call(self, text: str) -> None:
         if self.is_async:
@@ -162,7 +165,7 @@ class Worker:
 
     def __init__(self, on: Bench, name: str, place: Place) -> None:
         self.place = place
-        self.blocks: list[list[float]] = []
+        self.blocks: list[tuple[list[float], float]] = []
         self.connection, theirs = on.context.Pipe()
         self.process = on.context.Process(target=work, args=(name, place, theirs), daemon=True)
         self.process.start()
@@ -203,14 +206,19 @@ def measure(on: Bench, names: list[str], rounds: int, block: int) -> dict[str, d
 
 def summary(name: str, results: dict[str, dict[str, Any]]) -> dict[str, float]:
     blocks, floors = results[name]["blocks"], results[floor_of(name)]["blocks"]
-    samples = sorted(sample for block in blocks for sample in block)
-    pairs = [(statistics.median(b), statistics.median(f)) for b, f in zip(blocks, floors, strict=True)]
+    samples = sorted(sample for block, _ in blocks for sample in block)
+    pairs = [
+        (statistics.median(b), statistics.median(f)) for (b, _), (f, _) in zip(blocks, floors, strict=True)
+    ]
+    cpu = statistics.median(mine for _, mine in blocks)
     return {
         "p50": at(samples, 0.5),
         "p99": at(samples, 0.99),
         "max": samples[-1],
         "over": statistics.median(mine - floor for mine, floor in pairs),
         "ratio": statistics.median(mine / floor for mine, floor in pairs),
+        "cpu": cpu,
+        "cpu_over": cpu - statistics.median(floor for _, floor in floors),
         **{key: results[name][key] for key in ("peak_kb", "kept", "rss_mb")},
     }
 
@@ -251,11 +259,14 @@ def delivery(on: Bench, names: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def timed(figures: dict[str, dict[str, float]]) -> Table:
-    report = table("", "", "p50", "p99", "max", "over floor", "ratio", "peak KiB", "kept", "RSS MB")
+    report = table(
+        "", "", "p50", "p99", "max", "over floor", "ratio", "CPU", "over", "peak KiB", "kept", "RSS MB"
+    )
     for name, one in figures.items():
         times = (f"{one[key]:.2f}" for key in ("p50", "p99", "max"))
         memory = (f"{one['peak_kb']:.0f}", f"{one['kept']:.0f}", f"{one['rss_mb']:+.1f}")
-        report.add_row(name, *times, f"{one['over']:+.2f}", f"{one['ratio']:.2f}", *memory)
+        over = (f"{one['over']:+.2f}", f"{one['ratio']:.2f}", f"{one['cpu']:.2f}", f"{one['cpu_over']:+.2f}")
+        report.add_row(name, *times, *over, *memory)
     return report
 
 
