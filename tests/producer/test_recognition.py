@@ -33,6 +33,17 @@ class Limited(dspy.Module):
         self.steps = {"one": dspy.Predict(Simple)}
 
 
+def look(query: str, limit: int = 3) -> list[str]:
+    """Find passages."""
+    return [query] * (limit + 1)
+
+
+class Shelf:
+    def find(self, query: str, limit: int = 3) -> list[str]:
+        """Find passages."""
+        return [query]
+
+
 def predict(signature="question -> answer", **config):
     return lambda: dspy.Predict(signature, **config)
 
@@ -64,6 +75,10 @@ MADE = {
     "nested class": Nested.Inner,
     "cycle": Looped,
     "own": Limited,
+    "agent": agent,
+    "agent with another tool": lambda: dspy.ReAct("question -> answer", tools=[look], max_iters=4),
+    "agent with more steps": lambda: dspy.ReAct("question -> answer", tools=[find], max_iters=5),
+    "agent with a method": lambda: dspy.ReAct("question -> answer", tools=[Shelf().find], max_iters=4),
 }
 
 
@@ -95,6 +110,15 @@ def with_its_own_forward():
     return program
 
 
+def with_a_tool_made_anew():
+    limit = 3
+
+    def find(query: str) -> list[str]:
+        return [query] * limit
+
+    return dspy.ReAct("question -> answer", tools=[find])
+
+
 def with_a_partial():
     program = Limited()
     program.tool = functools.partial(find, limit=1)
@@ -109,8 +133,15 @@ def with_criteria():
 
 @pytest.mark.parametrize(
     "make",
-    [agent, with_demos, with_its_own_forward, with_a_partial, with_criteria, predict(stop=["\n"])],
-    ids=["tools", "demos", "own forward", "partial", "criteria", "nested config"],
+    [
+        with_a_tool_made_anew,
+        with_demos,
+        with_its_own_forward,
+        with_a_partial,
+        with_criteria,
+        predict(stop=["\n"]),
+    ],
+    ids=["tool made anew", "demos", "own forward", "partial", "criteria", "nested config"],
 )
 def test_what_takes_more_to_compare_has_no_key(make):
     assert likeness(make()) is None

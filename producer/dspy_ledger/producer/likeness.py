@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pydantic_core import PydanticUndefined
 
+from dspy_ledger.producer.programform import CALLED
 from dspy_ledger.producer.structure import attributes, dspy_module, parameter_class
 from dspy_ledger.producer.typeform import of_dspy
 
@@ -24,7 +25,7 @@ def likeness(program: Any) -> Hashable | None:
     """A key that two programs share only if their content is the same; None where it takes more to tell.
 
     It costs a small part of ``canonicalize``. It covers predictors without demos, and modules made of such
-    that have no tools or functions among their attributes. Two programs of the same content may differ in it.
+    and of tools whose functions are not made anew. Two programs of the same content may differ in it.
     """
     try:
         key = _key(program)
@@ -55,14 +56,13 @@ def _key(program: Any) -> Hashable:
             raise _TakesMoreError
         elif _has_settings(type(module)):  # type: ignore[arg-type]  # a class is hashable
             parts += _settings(module)
-        pending += ((path + name, inner) for name, inner in _inner(module))
+        pending += [(path + name, inner) for name, inner in _inner(module, parts)]
     return tuple(parts)
 
 
-def _inner(module: Any) -> Iterator[tuple[str, Any]]:
-    """The modules that a module has; raises for what else the canonical form would look at."""
-    inner = dspy_module().Module
-    others = (types.FunctionType, functools.partial, parameter_class(), dspy_module().Tool)
+def _inner(module: Any, parts: list[Hashable]) -> Iterator[tuple[str, Any]]:
+    """The modules that a module has; what else its content depends on is added to the parts."""
+    dspy = dspy_module()
     for name, value in attributes(module):
         items: tuple[tuple[str, Any], ...] = ((name, value),)
         if isinstance(value, list | tuple | dict):
@@ -71,10 +71,28 @@ def _inner(module: Any) -> Iterator[tuple[str, Any]]:
             numbered = value.items() if isinstance(value, dict) else enumerate(value)
             items = tuple((f"{name}[{at!r}]", item) for at, item in numbered)
         for at, item in items:
-            if isinstance(item, inner):
+            if isinstance(item, dspy.Module):
                 yield f".{at}", item
-            elif isinstance(item, others):
+            elif isinstance(item, dspy.Tool):
+                parts.append((at, *_tool(item)))
+            elif isinstance(item, types.FunctionType) and name not in CALLED:
+                parts.append((at, _function(item)))
+            elif isinstance(item, types.FunctionType | functools.partial | parameter_class()):
                 raise _TakesMoreError
+
+
+def _tool(tool: Any) -> tuple[Hashable, ...]:
+    types_of = tuple((tool.arg_types or {}).items())
+    return (tool.name, tool.desc, repr(tool.args), types_of, _function(tool.func))
+
+
+def _function(function: Any) -> Hashable:
+    """A function that is there once, or once in DSPy's code; one made anew each time takes more."""
+    if isinstance(function, types.MethodType):
+        function = function.__func__
+    if not isinstance(function, types.FunctionType) or function.__closure__:
+        raise _TakesMoreError
+    return function.__code__ if of_dspy(function) else function
 
 
 def _settings(module: Any) -> Iterator[Any]:

@@ -21,6 +21,7 @@ from dspy_ledger.producer.typeform import metadata_form, of_dspy, type_form
 from dspy_ledger.producer.valueform import docstring, plain
 
 __all__ = [
+    "CALLED",
     "config_form",
     "demos_form",
     "field_forms",
@@ -39,7 +40,8 @@ _NOT_ASKED: Final = re.compile(
 _QUOTES: Final = (("(?<=<desc>)", "(?=</desc>)"), ("(?<=` - )", "$"))
 """What stands around a tool's description in str(tool), and in the list of tools that RLM writes."""
 
-_CALLED: Final = ("forward", "aforward", "__call__", "acall")
+CALLED: Final = ("forward", "aforward", "__call__", "acall")
+"""What makes an instance opaque that has one of its own."""
 
 
 def program_form(nodes: Iterable[Node], blobs: MutableMapping[str, str] | None = None) -> dict[str, Any]:
@@ -189,12 +191,12 @@ def _code(module: Any) -> dict[str, Any]:
     functions = {
         path: function_form(item)
         for path, item in _attributes(module)
-        if isinstance(item, types.FunctionType | functools.partial) and path not in _CALLED
+        if isinstance(item, types.FunctionType | functools.partial) and path not in CALLED
     }
     if functions:
         form["functions"] = {path: digest for path, (digest, _) in functions.items()}
         opaque = opaque or any(unseen for _, unseen in functions.values())
-    if opaque or any(name in vars(module) for name in _CALLED):
+    if opaque or any(name in vars(module) for name in CALLED):
         form["opaque"] = True
         form["name"] = cls.__name__
     return form
