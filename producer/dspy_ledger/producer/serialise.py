@@ -40,6 +40,9 @@ _MOST_HASHED: Final = 32 << 20  # bytes of one event: a tenth of a second
 _MOST_NUMBERS: Final = 4096  # of an array that is written out
 _MOST_KEY: Final = 500  # characters of a field's name
 _NODE: Final = 8  # what a value counts beside its text
+_PLAIN_ONLY: Final = (
+    orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 _DATA_URL: Final = re.compile(r"data:([\w.+-]{1,100}/[\w.+-]{1,100})[^,]{0,200};base64,")
 
 
@@ -49,7 +52,14 @@ def json_bytes(value: Any) -> bytes:
     Bytes become their type, size and digest; text that is no Unicode is repaired; NaN and the infinities
     become null; cycles and what nests deeper than 64 levels are cut and say so.
     """
-    return encode(Walk().plain(value))
+    try:
+        raw = orjson.dumps(value, option=_PLAIN_ONLY)
+    except TypeError:  # something that is no JSON
+        return encode(Walk().plain(value))
+    may_be_binary = b";base64," in raw or b'"data":"' in raw
+    if may_be_binary or raw.count(b"[") + raw.count(b"{") > _MOST_DEPTH:
+        return encode(Walk().plain(value))
+    return raw
 
 
 def plain(value: Any) -> Any:
