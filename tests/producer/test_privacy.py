@@ -23,7 +23,7 @@ from dspy_ledger.errors import InvalidInput
 from dspy_ledger.producer import Ledger, ModelManager, ProgramManager, session
 from dspy_ledger.producer.context import Ambient, ambient
 from dspy_ledger.producer.limits import fit
-from dspy_ledger.producer.recorder import is_sampled
+from dspy_ledger.producer.recorder import is_sampled, record_execution
 from dspy_ledger.producer.redaction import SECRETS, Redaction, rewrite, rewritten
 from dspy_ledger.producer.serialise import Walk, encode
 from dspy_ledger.settings import Settings, load_settings
@@ -131,6 +131,18 @@ def test_a_thread_has_no_session_unless_it_is_given_the_context() -> None:
     assert seen == [None, "s"]
 
 
+def test_threads_of_dspy_parallel_have_the_session(make_manager, valkey) -> None:
+    class Seeing(dspy.Module):
+        def forward(self, n: int):
+            return dspy.Prediction(session=ambient().session_id, tags=ambient().tags)
+
+    pairs = [(Seeing(), {"n": n}) for n in range(8)]
+    with session("s", tags=["a"]), dspy.context(lm=Answers()):
+        seen = dspy.Parallel(num_threads=4, disable_progress_bar=True)(pairs)
+    assert {(one.session, one.tags) for one in seen} == {("s", ("a",))}
+    assert ambient() == Ambient()
+
+
 def test_leaving_a_session_in_another_context_than_it_was_entered_is_no_error() -> None:
     block = session("s")
     contextvars.copy_context().run(block.__enter__)
@@ -201,6 +213,60 @@ def test_a_callable_that_fails_leaves_a_mark(make_manager, valkey, choice, reaso
     manager = make_manager(capture_inputs=choice)
     assert call(manager, text="abc").text == "abc"
     assert the_one(manager, valkey)[1]["inputs"] == {"type": "not captured", "reason": reason}
+
+
+class Asking(dspy.Module):
+    """One LM call, which is asked what the input says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer = dspy.Predict("text -> output")
+
+    def forward(self, text: str):
+        return self.answer(text=text)
+
+
+def messages_of(entry: Entry) -> list[object]:
+    calls = json.loads(entry.body)["calls"]
+    assert "lm" in {call["kind"] for call in calls}
+    return [call["messages"] for call in calls if "messages" in call]
+
+
+def test_messages_are_recorded_when_asked_for_and_redacted(make_manager, valkey) -> None:
+    manager = make_manager(capture_messages=True)
+    manager.register_program(Asking(), name="Asking")
+    asyncio.run(manager.execute_program("asking", MODEL, {"text": f"my key is {KEY}, remember"}))
+    (entry,) = recorded(manager, valkey)
+    (messages,) = messages_of(entry)
+    assert {message["role"] for message in messages} == {"system", "user", "assistant"}
+    assert any("my key is [redacted: api key], remember" in str(message["content"]) for message in messages)
+    assert KEY.encode() not in entry.body
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, []),
+        ({"capture_messages": True, "capture_inputs": False}, []),
+        ({"capture_messages": True, "capture_outputs": dict}, []),
+        ({"capture_messages": len, "capture_inputs": False}, [3]),
+    ],
+)
+def test_messages_are_no_way_around_what_is_not_captured(make_manager, valkey, given, expected) -> None:
+    manager = make_manager(**given)
+    manager.register_program(Asking(), name="Asking")
+    asyncio.run(manager.execute_program("asking", MODEL, {"text": "abcabc"}))
+    (entry,) = recorded(manager, valkey)
+    assert messages_of(entry) == expected
+    assert (b"abcabc" in entry.body) == (given.get("capture_inputs", True) is True)
+
+
+def test_a_callable_for_rows_is_given_each(make_manager, valkey) -> None:
+    manager = make_manager(capture_rows=lambda row: {"score": row["score"], "length": len(row["said"])})
+    manager.save_evaluation_result("odd", MODEL, {"em": 1}, rows=[{"said": "abc", "score": 1}, "odd"])
+    body = json.loads(recorded(manager, valkey, "EvaluationSaved")[0].body)
+    reason = "capture_rows raised TypeError"
+    assert body["rows"] == [{"score": 1, "length": 3}, {"type": "not captured", "reason": reason}]
 
 
 @pytest.mark.parametrize("choice", [False, lambda value: None])
@@ -410,6 +476,37 @@ def test_data_that_no_reader_would_take_does_not_leave(make_manager, valkey) -> 
     assert data["metadata"]["few"] == 1
     assert data["metadata"]["note"]["size"] == 1_000_000
     assert set(data["truncated"]) == {"trace_id", "error.message", "tags", "metadata.note"}
+
+
+def test_what_was_left_out_on_the_way_is_listed_too() -> None:
+    walk = Walk(longest=5000)
+    body = {"inputs": walk.plain({"numbers": [*range(900), "a"] * 2, "q": "?"})}
+    raw, paths = fit(body, 100_000, cut=walk.cut)
+    assert paths == ["inputs.numbers"]
+    assert json.loads(raw)["inputs"]["numbers"][-1]["type"] == "cut"
+
+
+def test_what_calls_quote_follows_the_settings_and_a_wrong_field_does_not_leave(
+    make_manager, valkey, caplog
+) -> None:
+    manager = make_manager(capture_inputs=False)
+    data = {
+        "execution_id": "e",
+        "program_id": "p",
+        "status": "ok",
+        "started_at": "2026-11-22T10:00:00.000000Z",
+        "latency_ms": 1,
+        "usage": {"input_tokens": "many"},
+    }
+    error = {"type": "ValueError", "message": "of abcabc"}
+    tool = {"kind": "tool", "name": "look", "inputs": {"q": "abcabc"}, "outputs": "kept", "error": error}
+    record_execution(manager.ledger, data, inputs={}, outputs=1, calls=[tool])
+    (entry,) = recorded(manager, valkey)
+    call_ = {"kind": "tool", "name": "look", "outputs": "kept"}
+    left = {"type": "ValueError", "message": "(not captured)"}
+    assert json.loads(entry.body) == {"outputs": 1, "calls": [{**call_, "error": left}]}
+    assert "usage" not in entry.envelope["data"]
+    assert "no reader would take it: usage" in caplog.text
 
 
 # --- the hostile set ---
