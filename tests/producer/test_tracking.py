@@ -26,6 +26,7 @@ from dspy.utils.callback import BaseCallback
 from dspy_ledger.cli.demo.model_server import ModelServer
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.producer import Ledger, ModelManager, ProgramManager, instrument, track, uninstrument
+from dspy_ledger.producer.capture import Capture
 from dspy_ledger.producer.recognition import Recogniser
 from dspy_ledger.settings import Settings
 from producer.streams import entries
@@ -247,6 +248,46 @@ def test_failure_of_ours_is_counted_and_the_host_is_called_once(ledger, monkeypa
     assert program() == "result"
     assert calls == [1, 1]
     assert ledger.stats().dropped == 2
+
+
+class Hostile:
+    """Nothing can be known of it."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+    __eq__ = __hash__ = __repr__
+
+
+def test_program_that_can_not_be_read_is_recorded_without_its_content(ledger, executions, caplog):
+    instrument(ledger)
+    program = dspy.Predict("question -> answer")
+    program.config = Hostile()
+    with caplog.at_level(logging.WARNING, "dspy_ledger"):
+        with pytest.raises(TypeError):  # as without us
+            program(question="why?")
+        program = Two()
+        program.second.fields = Hostile()
+        program.first.predict.demos = [Hostile()]
+        for _ in range(3):
+            with pytest.raises(TypeError):
+                program(question="why?")
+    found = executions()
+    assert [execution["content_hash"] for execution in found] == [None] * 4
+    assert {execution["status"] for execution in found} == {"error"}
+    assert found[-1]["program_id"] == "two"
+    said = [record.args[0] for record in caplog.records if "can't tell the content" in record.message]
+    assert said == ["Predict", "Two"]  # once each
+
+
+def test_calls_beyond_ten_thousand_are_counted_and_not_kept():
+    capture = Capture()
+    for number in range(10_050):
+        capture.on_module_start(str(number), None, {})
+        capture.on_module_end(str(number), None)
+    assert len(capture.as_dicts()) == 10_000
+    assert capture.counts() == {"module": 10_050}
+    assert capture._open == {}
 
 
 # --- what is wrapped ---

@@ -92,7 +92,11 @@ class Recogniser:
         if remembered is not None and remembered.watch is not None and remembered.watch.unchanged(program):
             remembered.identity = identity = self.versioned(remembered.identity)
             return identity
-        watch = None if remembered is None else Watch(program)  # first: what changes meanwhile is seen next
+        watch = None
+        with suppress(Exception):  # the host's own attributes: then it is read at every call
+            watch = (
+                None if remembered is None else Watch(program)
+            )  # first: what changes meanwhile is seen next
         identity, lasting = self._identify(program, name, tags)
         if lasting:
             self._remember(program, watch, name, identity)

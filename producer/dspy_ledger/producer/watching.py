@@ -30,8 +30,11 @@ class Watch:
         """Whether the program, which is the one given before, has the same fingerprint."""
         if self._objects is not None and _are_same(self._objects):
             return True
-        objects = _objects(program)
-        if fingerprint(program) != self._print:
+        try:
+            objects = _objects(program)
+            if fingerprint(program) != self._print:
+                return False
+        except Exception:  # noqa: BLE001  the host's own attributes: read again what it is
             return False
         self._objects = objects
         return True
