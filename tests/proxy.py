@@ -78,10 +78,13 @@ class Proxy:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            server_writer.close()
-            if (end := writer.get_extra_info("socket")) is not None:  # None: it is gone already
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+            if (client := writer.get_extra_info("socket")) is not None:  # None: it is gone already
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
             writer.transport.abort()
+            server_writer.close()
+            for end in (writer, server_writer):
+                with suppress(OSError):
+                    await end.wait_closed()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry bytes one way until its end, or until this connection's luck is out."""
