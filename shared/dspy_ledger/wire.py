@@ -80,7 +80,7 @@ class Encoder:
                     "datacontenttype": "application/json",
                     **(context or {}),
                 }
-            )[:-1]
+            )[:-1].decode()
             for kind, type_ in EVENT_TYPES.items()
         }
 
@@ -93,22 +93,18 @@ class Encoder:
         time: str,
         subject: str | None = None,
         body: bytes | None = None,
-    ) -> tuple[bytes, bytes]:
-        """The ``__data__`` bytes before and after the digits of the sequence (ten or more).
+    ) -> tuple[bytes, tuple[bytes, ...]]:
+        """The ``__data__`` bytes before the digits of the sequence (ten or more), and the pieces after them.
 
         Args:
             kind: the short name, a key of ``EVENT_TYPES``.
             data: JSON of that event's fields.
             body: JSON of its body; what comes out holds its digest.
         """
-        before = b'%b,"id":%b,"time":"%b"%b%b,"sequence":"' % (
-            self._heads[kind],
-            orjson.dumps(event_id),
-            time.encode(),
-            b"" if subject is None else b',"subject":' + orjson.dumps(subject),
-            b"" if body is None else b',"bodydigest":"sha256:%b"' % sha256(body).hexdigest().encode(),
-        )
-        return before, b'","data":%b}' % data
+        about = "" if subject is None else f',"subject":{orjson.dumps(subject).decode()}'
+        digest = "" if body is None else f',"bodydigest":"sha256:{sha256(body).hexdigest()}"'
+        named = f'"id":{orjson.dumps(event_id).decode()},"time":"{time}"{about}{digest}'
+        return f'{self._heads[kind]},{named},"sequence":"'.encode(), (b'","data":', data, b"}")
 
 
 def encode(
@@ -133,7 +129,7 @@ def encode(
     before, after = Encoder(source, context).pieces(
         kind, orjson.dumps(data), event_id=event_id, time=time, subject=subject, body=body
     )
-    return b"%b%010d%b" % (before, sequence, after)
+    return b"".join((before, b"%010d" % sequence, *after))
 
 
 def decode(fields: Mapping[bytes, bytes]) -> Entry:

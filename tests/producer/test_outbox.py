@@ -23,9 +23,9 @@ COMMANDS = Commands("{x:0}:events")
 
 def pieces(
     *, size: int = 10, proposal: bool = False, body: bytes | None = b'{"inputs":{}}'
-) -> tuple[bytes, bytes]:
+) -> tuple[bytes, tuple[bytes, ...]]:
     rest = orjson.dumps({"source": SOURCE, "what": "x" * size})[1:]
-    return COMMANDS.pieces(b'{"sequence":"', b'",' + rest, body, proposal=proposal)
+    return COMMANDS.pieces(b'{"sequence":"', (b'",', rest), body, proposal=proposal)
 
 
 def put(outbox: Outbox, count: int = 1, *, size: int = 10, proposal: bool = False) -> list[int]:
@@ -34,7 +34,7 @@ def put(outbox: Outbox, count: int = 1, *, size: int = 10, proposal: bool = Fals
 
 def command(sequence: int, *, proposal: bool = False) -> bytes:
     before, after = pieces(proposal=proposal)
-    return b"%b%010d%b" % (before, sequence, after)
+    return b"".join((before, b"%010d" % sequence, *after))
 
 
 def final(sequence: int) -> Record:
@@ -88,8 +88,8 @@ def test_a_file_gives_back_what_was_written_whatever_the_text_and_wherever_it_wa
     for sequence, (event, body, proposal) in enumerate(what, 1):
         after = b'","source":"s","event":' + orjson.dumps(event) + b"}"
         body_bytes = None if body is None else orjson.dumps(body)
-        before, after = COMMANDS.pieces(b'{"sequence":"', after, body_bytes, proposal=proposal)
-        commands += b"%b%010d%b" % (before, sequence, after)
+        before, pieces_after = COMMANDS.pieces(b'{"sequence":"', (after,), body_bytes, proposal=proposal)
+        commands += b"".join((before, b"%010d" % sequence, *pieces_after))
         ends.append(len(commands))
         expected.append((sequence, event, body_bytes, proposal))
     length = len(commands) - torn % len(commands)

@@ -220,7 +220,7 @@ class Ledger:
         )
         self._append(*self._commands.pieces(*event, body))
 
-    def _append(self, before: bytes, after: bytes, *, proposal: bool = False) -> int:
+    def _append(self, before: bytes, after: tuple[bytes, ...], *, proposal: bool = False) -> int:
         if self._closed:
             raise RuntimeError("the ledger is closed; open another with Ledger.connect")
         sequence = self._outbox.append(before, after, proposal=proposal)
@@ -273,7 +273,7 @@ class Ledger:
     def _decide_now(self, proposal: Proposal, sequence: int, timeout: float) -> None:
         before, after = proposal.pieces(self.source, self._context)
         record = Record(
-            self.source, sequence, b"%b%d%b" % (before, sequence, after), proposal.body, proposal=True
+            self.source, sequence, b"".join((before, b"%d" % sequence, *after)), proposal.body, proposal=True
         )
 
         def decide(client: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 import orjson
 import uuid_utils
 
-from dspy_ledger.producer.wal import DIGITS, Commands, FileSegment, MemorySegment, Record, Segment, scan
+from dspy_ledger.producer.wal import Commands, FileSegment, MemorySegment, Record, Segment, scan
 from dspy_ledger.sequences import SequenceSet
 from dspy_ledger.timestamps import utc_now
 from dspy_ledger.wire import Encoder
@@ -124,7 +124,9 @@ class Outbox:
         self._untold = (SequenceSet(), SequenceSet())  # dropped, unconfirmed: not in any report yet
         self._told: list[_Report] = []
         self._told_sampled = 0
-        self._late: deque[tuple[bytes, bytes, bool] | None] = deque()  # of signal handlers; None: dropped
+        self._late: deque[tuple[bytes, tuple[bytes, ...], bool] | None] = (
+            deque()
+        )  # of signal handlers; None: dropped
         self._lock = threading.RLock()  # a signal handler may come at any bytecode, also right after this
         self._inside = False  # of append, drop, sample_out or report
         self._retry_at = 0.0
@@ -219,7 +221,7 @@ class Outbox:
 
     # --- the host's side ---
 
-    def append(self, before: bytes, after: bytes, *, proposal: bool = False) -> int:
+    def append(self, before: bytes, after: tuple[bytes, ...], *, proposal: bool = False) -> int:
         """Number a command and keep it; its sequence.
 
         On return it outlives the process (or the memory took it, with one warning). 0 when it had to be
@@ -241,14 +243,20 @@ class Outbox:
             self._lock.release()
         return sequence
 
-    def _append(self, before: bytes, after: bytes, proposal: bool) -> int:
-        size = len(before) + DIGITS + len(after)
-        room = self._bytes + size <= self._most_bytes or self._make_room(size)
+    def _append(self, before: bytes, after: tuple[bytes, ...], proposal: bool) -> int:
         sequence = self.last + 1
         if sequence > _LAST:
             raise OverflowError("ten digits of sequence numbers are used up; connect a new Ledger")
+        command = b"".join((before, b"%010d" % sequence, *after))
+        size = len(command)
+        if self._bytes + size > self._most_bytes:
+            room = self._make_room(size)
+            sequence = self.last + 1  # a report may have taken a number
+            command = b"".join((before, b"%010d" % sequence, *after))
+        else:
+            room = True
         self.last = sequence
-        segment = self._write(b"%b%010d%b" % (before, sequence, after), sequence) if room else None
+        segment = self._write(command, sequence) if room else None
         if segment is None:
             self._drop(sequence)
             return 0
@@ -343,7 +351,7 @@ class Outbox:
             )
         )
         sequence = self.last + 1
-        command = b"%b%010d%b" % (before, sequence, after)
+        command = b"".join((before, b"%010d" % sequence, *after))
         segment = self._write(command, sequence, over_memory=len(command))  # whatever the cap
         if segment is None:
             return

@@ -107,8 +107,8 @@ class Proposal:
             context=self.context,
         )
 
-    def pieces(self, source: str, context: Mapping[str, str]) -> tuple[bytes, bytes]:
-        """For the write-ahead file: the bytes before and after the digits of its sequence."""
+    def pieces(self, source: str, context: Mapping[str, str]) -> tuple[bytes, tuple[bytes, ...]]:
+        """For the write-ahead file: the bytes before the digits of its sequence, and those after them."""
         kept = {
             "source": source,
             "id": self.event_id,
@@ -119,7 +119,7 @@ class Proposal:
             "parent_content": self.parent_content,
             "data": self.data,
         }
-        return b'{"sequence":"', b'",' + orjson.dumps(kept)[1:]
+        return b'{"sequence":"', (b'",', orjson.dumps(kept)[1:])
 
     @classmethod
     def from_bytes(cls, raw: bytes, body: bytes | None) -> Proposal:
