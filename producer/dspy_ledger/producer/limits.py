@@ -39,14 +39,15 @@ def fit(sections: dict[str, Any], room: int, *, cut: bool = False) -> tuple[byte
     if len(raw) <= room and not cut:
         return raw, []
     paths: set[str] = set()
-    for leaf in _leaves(sections):
+    leaves = list(_leaves(sections))
+    for leaf in leaves:
         if isinstance(leaf.value, Cut):
             paths.add(leaf.path)
         elif isinstance(leaf.value, LongText) and not leaf.value:
             _cut(leaf, 0, paths)
     raw = encode(sections)
     if len(raw) > room:
-        _cut_texts(list(_leaves(sections)), len(raw) - room, paths)
+        _cut_texts(leaves, len(raw) - room, paths)
         raw = encode(sections)
     if len(raw) > room:
         _cut_fields(sections, len(raw) - room, paths)

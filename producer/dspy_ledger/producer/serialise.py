@@ -39,7 +39,7 @@ _MOST_ROOM: Final = 1 << 28
 _MOST_HASHED: Final = 32 << 20  # bytes of one event: a tenth of a second
 _MOST_NUMBERS: Final = 4096  # of an array that is written out
 _MOST_KEY: Final = 500  # characters of a field's name
-_NODE: Final = 8  # what a value counts beside its text
+_NODE: Final = 16  # what a value counts beside its text
 _PLAIN_ONLY: Final = (
     orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
