@@ -228,6 +228,12 @@ def watched(make_manager) -> Iterator[ProgramManager]:
     uninstrument()
 
 
+@pytest.fixture
+def unwatched() -> Iterator[None]:
+    yield
+    uninstrument()
+
+
 class Capitals(dspy.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -479,8 +485,9 @@ def test_optimizer_of_the_host_can_be_pickled_while_it_is_watched(watched) -> No
     assert again.compile(None) == "compiled"
 
 
+@pytest.mark.usefixtures("unwatched")
 @pytest.mark.parametrize("threads", [1, 4])
-def test_tracked_module_is_quiet_within_an_evaluation_and_a_compile_with_nothing_wrapped(
+def test_of_a_tracked_module_its_evaluation_is_recorded_and_nothing_within_it_or_a_compile(
     make_manager, valkey, threads
 ) -> None:
     manager = make_manager()
@@ -492,6 +499,9 @@ def test_tracked_module_is_quiet_within_an_evaluation_and_a_compile_with_nothing
     dspy.Evaluate(devset=questions(), metric=judged, num_threads=threads)(tracked)
     compiled(Sync(), tracked)
     compiled(Async(), tracked)
-    assert manager.ledger.stats().recorded == 0
+    dspy.Evaluate(devset=questions(), metric=exact, num_threads=threads)(Listening())  # nobody's
+    [evaluation] = sent(manager, valkey, "EvaluationSaved")
+    assert evaluation.envelope["data"]["program_id"] == "geography"
+    assert sent(manager, valkey, "ExecutionCompleted") == []
     tracked(question="Italy")
     assert len(sent(manager, valkey, "ExecutionCompleted")) == 1

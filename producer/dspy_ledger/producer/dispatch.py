@@ -11,12 +11,17 @@ from itertools import count
 from typing import Any
 
 from dspy.dsp.utils.settings import settings as dspy_settings
-from dspy.utils.callback import ACTIVE_CALL_ID, with_callbacks
+from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback, with_callbacks
 
 from dspy_ledger.producer.capture import Capture
 from dspy_ledger.producer.scope import current_execution
 
-__all__ = ["directly"]
+__all__ = ["Mark", "directly"]
+
+
+class Mark(BaseCallback):
+    """A callback that has nothing to be told."""
+
 
 _NO_INPUTS: dict[str, Any] = {}
 
@@ -83,9 +88,9 @@ def _only_callback(module: Any) -> Capture | None:
     """The capture in force, if it is all that DSPy would call."""
     capture: Capture | None = current_execution()
     callbacks = dspy_settings.callbacks
-    if capture is None or len(callbacks) != 1 or callbacks[0] is not capture or module.callbacks:
+    if capture is None or len(callbacks) != 1 or callbacks[0] is not capture:
         return None
-    return capture
+    return capture if all(isinstance(own, Mark) for own in module.callbacks) else None
 
 
 async def _coroutine_function(self: Any) -> None: ...

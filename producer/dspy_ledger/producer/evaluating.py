@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar
-from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import dspy
 from dspy.dsp.utils.settings import settings as dspy_settings
 from dspy.teleprompt import Teleprompter
-from dspy.utils import callback_context
 
 from dspy_ledger.producer.evaluation import dataset_of, metric_name, record_evaluation, results_of, rows_of
 from dspy_ledger.producer.execution import Identity
@@ -28,29 +24,30 @@ from dspy_ledger.producer.models import ModelDescription
 from dspy_ledger.producer.scope import current_execution, is_quiet, quiet
 from dspy_ledger.producer.structure import walk
 
-__all__ = ["Identify", "install", "is_trying", "remove"]
+__all__ = ["Tracker", "install", "remove"]
 
-_compiles: ContextVar[tuple[Any, ...]] = getattr(
-    callback_context, "_ACTIVE_COMPILES", ContextVar("no such mark", default=())
-)
-_EVALUATE_GLOBALS = inspect.unwrap(dspy.Evaluate.__call__).__globals__
-_MOST_FRAMES = 64  # looked at, at most: a row's own calls are near it
 
-Identify = Callable[[Any], tuple[Identity, Ledger]]
-"""Tells which program a module is, and where it is recorded; registers it if nobody did."""
+class Tracker(Protocol):
+    """Who records a program."""
 
-_watching: tuple[Ledger, Identify] | None = None
+    ledger: Ledger
+
+    def identity_of(self, module: Any) -> Identity:
+        """Which program a module is; registers it if nobody did."""
+
+
+_tracker_of: Callable[[Any], Tracker | None] | None = None
 _wrappers: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
-def install(ledger: Ledger, identify: Identify) -> None:
-    """Record every evaluation from here on, and keep quiet within it and within every compile.
+def install(tracker_of: Callable[[Any], Tracker | None]) -> None:
+    """Record evaluations from here on, and keep quiet within every evaluation and compile.
 
     Args:
-        ledger: counts what could not be recorded.
+        tracker_of: tells who records a program; None for one that nobody does.
     """
-    global _watching  # noqa: PLW0603  DSPy's classes are global too
-    _watching = (ledger, identify)
+    global _tracker_of  # noqa: PLW0603  DSPy's classes are global too
+    _tracker_of = tracker_of
     _wrap(dspy.Evaluate, "__call__", _evaluating)
     _wrap(Teleprompter, "__init_subclass__", _subclassing)
     for optimizer in _subclasses(Teleprompter):
@@ -59,30 +56,12 @@ def install(ledger: Ledger, identify: Identify) -> None:
 
 def remove() -> None:
     """Leave DSPy as it was."""
-    global _watching  # noqa: PLW0603
-    _watching = None
+    global _tracker_of  # noqa: PLW0603
+    _tracker_of = None
     _unwrap(dspy.Evaluate, "__call__")
     _unwrap(Teleprompter, "__init_subclass__")
     for optimizer in _subclasses(Teleprompter):
         _unwrap(optimizer, "compile")
-
-
-def is_trying() -> bool:
-    """Whether DSPy evaluates or optimizes here, told without having wrapped anything.
-
-    Of a compile DSPy keeps a mark, in the thread that it runs in. Of an evaluation it keeps none: its frame
-    on the call stack, in whatever thread a row is evaluated, is all there is to see.
-    """
-    if _compiles.get():
-        return True
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(_MOST_FRAMES):
-        if frame is None:
-            return False
-        if frame.f_globals is _EVALUATE_GLOBALS:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _wrap(cls: type, name: str, wrapper_of: Callable[[Any], Any]) -> None:
@@ -144,31 +123,31 @@ def _compiling(compile_: Callable[..., Any]) -> Callable[..., Any]:
 def _subclassing(init_subclass: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(cls: type, **kwargs: Any) -> None:
         init_subclass(cls, **kwargs)
-        if _watching is not None:
+        if _tracker_of is not None:
             _wrap(cls, "compile", _compiling)
 
     return wrapped
 
 
 def _quietly() -> AbstractContextManager[None]:
-    return nullcontext() if _watching is None else quiet()
+    return nullcontext() if _tracker_of is None else quiet()
 
 
 def _is_watched() -> bool:
     """Whether an evaluation is one of its own, and not part of a compile, of another or of an execution."""
-    return _watching is not None and not is_quiet() and current_execution() is None
+    return _tracker_of is not None and not is_quiet() and current_execution() is None
 
 
 def _evaluated(evaluate: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
-    if _watching is None:
+    given = inspect.signature(evaluate).bind(*args, **kwargs).arguments
+    program, metric = given["program"], given.get("metric")
+    if not isinstance(program, dspy.Module):
+        return  # a function can be evaluated too, and is no program
+    tracker = None if _tracker_of is None else _tracker_of(program)
+    if tracker is None:
         return
-    ledger, identify = _watching
     try:
-        given = inspect.signature(evaluate).bind(*args, **kwargs).arguments
-        program, metric = given["program"], given.get("metric")
-        if not isinstance(program, dspy.Module):
-            return  # a function can be evaluated too, and is no program
-        identity, its_ledger = identify(program)
+        identity = tracker.identity_of(program)
         model = getattr(_lm_of(program), "model", None)
         about = given.get("callback_metadata")
         name = about.get("dataset") if isinstance(about, dict) else None
@@ -182,9 +161,9 @@ def _evaluated(evaluate: Callable[..., Any], args: Any, kwargs: Any, result: Any
             "metric_name": metric_name(given["self"].metric if metric is None else metric),
             "dataset": dataset_of(result, name if isinstance(name, str) else None),
         }
-        record_evaluation(its_ledger, data, rows_of(result))
+        record_evaluation(tracker.ledger, data, rows_of(result))
     except Exception as error:  # noqa: BLE001  the host comes first: counted and said, never raised
-        ledger.drop(error)
+        tracker.ledger.drop(error)
 
 
 def _lm_of(program: Any) -> Any:

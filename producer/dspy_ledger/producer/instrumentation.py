@@ -11,13 +11,12 @@ from typing import Any, TypeVar
 
 import dspy
 from dspy.dsp.utils.settings import settings as dspy_settings
-from dspy.utils.callback import BaseCallback
 
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.producer import evaluating
 from dspy_ledger.producer.arguments import tag_list, text
 from dspy_ledger.producer.capture import Capture
-from dspy_ledger.producer.dispatch import directly
+from dspy_ledger.producer.dispatch import Mark, directly
 from dspy_ledger.producer.driving import drive, outlives_its_call
 from dspy_ledger.producer.execution import Execution, Identity
 from dspy_ledger.producer.ledger import Ledger
@@ -45,18 +44,12 @@ def instrument(ledger: Ledger) -> None:
     global _tracker  # noqa: PLW0603  dspy.Module is global too
     tracker = _Tracker(ledger)
     with _patching:
-        for name, wrapper_of in (("__call__", _calling), ("acall", _acalling)):
-            original = getattr(dspy.Module, name)
-            if not _has_ours(name, original):
-                wrapper = functools.wraps(original)(wrapper_of(directly(original)))
-                setattr(dspy.Module, name, wrapper)
-                _wrapped[name] = (original, wrapper)
+        _wrap()
         _tracker = tracker
-        evaluating.install(ledger, lambda program: _tracker_of(program, tracker).evaluated(program))
 
 
 def uninstrument() -> None:
-    """Undo :func:`instrument`: DSPy is as it was.
+    """Undo :func:`instrument`: DSPy is as it was. Nothing is recorded of tracked modules either.
 
     Where somebody wrapped DSPy's methods again since, theirs stay, and ours do nothing within them.
     """
@@ -75,9 +68,9 @@ def track(
 ) -> _Module:
     """Record every root call of one module as one execution; the module.
 
-    It goes into the module's ``callbacks``, where the module's copies don't have it: DSPy's ``deepcopy`` and
-    ``compile`` drop them, so track the compiled program again. Called again, it replaces what was given
-    before.
+    The same as :func:`instrument` for one instance, which is marked in its ``callbacks``. Its copies are not:
+    DSPy's ``deepcopy`` and ``compile`` drop callbacks, so track the compiled program again. Called again, it
+    replaces what was given before.
 
     Args:
         name: what the program is called; None as for :func:`instrument`.
@@ -88,9 +81,10 @@ def track(
     """
     if not isinstance(module, dspy.Module):
         raise InvalidInput(f"track takes a dspy.Module, not {type(module).__name__}")
-    hook = _TrackedModule(_Tracker(ledger, text("name", name), tag_list(tags)))
-    others = [callback for callback in module.callbacks if not isinstance(callback, _TrackedModule)]
-    module.callbacks = [*others, hook]
+    mark = _Mark(_Tracker(ledger, text("name", name), tag_list(tags)))
+    module.callbacks = [*(other for other in module.callbacks if not isinstance(other, Mark)), mark]
+    with _patching:
+        _wrap()
     return module
 
 
@@ -108,10 +102,6 @@ class _Tracker:
     def identity_of(self, module: Any) -> Identity:
         """Which program a module is."""
         return self.recogniser.identity_of(module, self._name, self._tags)
-
-    def evaluated(self, module: Any) -> tuple[Identity, Ledger]:
-        """Which program a module is, and where it is recorded."""
-        return self.recogniser.versioned(self.identity_of(module)), self.ledger
 
     def begin(self, module: Any, args: Any, kwargs: Any) -> _Root | None:
         """A root call begins; None when it can't be recorded."""
@@ -133,11 +123,6 @@ class _Root:
         self._call = call
         self._token: Token[Any] = execution.begin()
 
-    @property
-    def capture(self) -> Capture:
-        """What is seen of the call."""
-        return self._execution.capture
-
     def leave(self) -> None:
         """What was in force before the call is so again."""
         self._execution.leave(self._token)
@@ -155,33 +140,26 @@ class _Root:
             self._tracker.ledger.drop(problem)
 
 
-class _TrackedModule(BaseCallback):
-    """The callback of one tracked module: DSPy runs both hooks in the context of the call."""
+class _Mark(Mark):
+    """Stands among the callbacks of a tracked module."""
 
     def __init__(self, tracker: _Tracker) -> None:
         self.tracker = tracker
-        self._roots: dict[str, _Root] = {}
-
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A call of the module begins."""
-        if current_execution() is not None or is_quiet() or evaluating.is_trying():
-            return
-        root = self.tracker.begin(instance, inputs.get("args", ()), inputs.get("kwargs", {}))
-        if root is not None:
-            self._roots[call_id] = root
-            root.capture.on_module_start(call_id, instance, inputs)
-
-    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A call of the module ended."""
-        if (root := self._roots.pop(call_id, None)) is not None:
-            root.capture.on_module_end(call_id, outputs, exception)
-            root.leave()
-            root.end(outputs, exception)
 
 
 _tracker: _Tracker | None = None
 _wrapped: dict[str, tuple[Any, Any]] = {}  # name in dspy.Module → what it was, what it is
 _patching = threading.Lock()
+
+
+def _wrap() -> None:
+    for name, wrapper_of in (("__call__", _calling), ("acall", _acalling)):
+        original = getattr(dspy.Module, name)
+        if not _has_ours(name, original):
+            wrapper = functools.wraps(original)(wrapper_of(directly(original)))
+            setattr(dspy.Module, name, wrapper)
+            _wrapped[name] = (original, wrapper)
+    evaluating.install(_tracker_of)
 
 
 def _has_ours(name: str, method: Any) -> bool:
@@ -247,18 +225,17 @@ def _acalling(original: Any) -> Any:
 
 def _begin(module: Any, args: Any, kwargs: Any) -> _Root | None:
     """A root call begins, unless it is not to be recorded."""
-    tracker = _tracker
-    if tracker is None or is_quiet():
+    if is_quiet() or (tracker := _tracker_of(module)) is None:
         return None
-    return _tracker_of(module, tracker).begin(module, args, kwargs)
+    return tracker.begin(module, args, kwargs)
 
 
-def _tracker_of(module: Any, otherwise: _Tracker) -> _Tracker:
+def _tracker_of(module: Any) -> _Tracker | None:
     """That of a tracked module stands above the one of all modules."""
     for callback in vars(module).get("callbacks") or ():
-        if isinstance(callback, _TrackedModule):
+        if isinstance(callback, _Mark):
             return callback.tracker
-    return otherwise
+    return _tracker
 
 
 def _put_back(capture: Capture) -> Token[Any] | None:
