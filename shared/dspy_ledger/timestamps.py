@@ -14,8 +14,8 @@ _CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 def utc_now() -> str:
     """This moment, e.g. ``2026-11-22T10:00:00.123456Z``."""
-    seconds, microseconds = divmod(time_ns() // 1000, 1_000_000)
-    return f"{_spelled_second(seconds)}.{microseconds:06d}Z"
+    now = time_ns()
+    return f"{_spelled_second(now // 1_000_000_000)}.{now // 1000 % 1_000_000:06d}Z"
 
 
 @lru_cache(maxsize=2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -101,10 +102,15 @@ class Encoder:
             data: JSON of that event's fields.
             body: JSON of its body; what comes out holds its digest.
         """
-        about = "" if subject is None else f',"subject":{orjson.dumps(subject).decode()}'
+        about = "" if subject is None else f',"subject":{_quoted(subject)}'
         digest = "" if body is None else f',"bodydigest":"sha256:{sha256(body).hexdigest()}"'
         named = f'"id":{orjson.dumps(event_id).decode()},"time":"{time}"{about}{digest}'
         return f'{self._heads[kind]},{named},"sequence":"'.encode(), (b'","data":', data, b"}")
+
+
+@lru_cache(maxsize=256)
+def _quoted(text: str) -> str:
+    return orjson.dumps(text).decode()
 
 
 def encode(

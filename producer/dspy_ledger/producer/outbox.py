@@ -309,7 +309,7 @@ class Outbox:
 
     def _acquire(self) -> bool:
         """Take the lock; False when this very thread is inside already, interrupted by a signal handler."""
-        if not self._lock.acquire(timeout=_LOCK):
+        if not (self._lock.acquire(False) or self._lock.acquire(True, _LOCK)):  # noqa: FBT003  half the time of keywords
             raise RuntimeError(f"another thread held the outbox for {_LOCK} s")
         if self._inside:
             self._lock.release()
