@@ -16,6 +16,8 @@ import pytest
 
 from dspy_ledger.errors import InvalidInput, LedgerUnavailable
 from dspy_ledger.producer import Ledger
+from dspy_ledger.producer.proposals import Proposal
+from dspy_ledger.producer.wal import Commands, WalFolder
 from dspy_ledger.settings import Settings
 from dspy_ledger.timestamps import utc_now
 from producer.streams import entries, event_ids, store_up_to
@@ -395,3 +397,147 @@ def test_what_nests_too_deeply_for_a_reader_is_cut_and_said_to_be(valkey, settin
     ledger.record("ExecutionCompleted", execution(), body={"inputs": deep})
     assert ledger.flush(5)
     assert b'"type":"cut"' in entries(valkey, settings)[0].body
+
+
+def look_again(ledger: Ledger, eventually: Callable[..., None]) -> None:
+    """Have the sender look now whether the server still has what is not stored."""
+    look = ledger._sender._look
+    look.at = 0.0
+    eventually(lambda: ledger._sender.wait(lambda: look.at > 0.0, 1))
+    ledger._sender.wait(lambda: False, 0.2)
+
+
+def test_what_a_server_lost_when_it_was_emptied_is_found_missing_behind_what_came_after(
+    valkey, settings, open_ledger, eventually
+) -> None:
+    """On a busy replica the last event is always there: only that one was looked for."""
+    ledger = open_ledger(settings)
+    ids = record(ledger, 5)
+    assert ledger.flush(5)
+    with valkey.client() as client:
+        client.flushall()
+    ids += record(ledger, 5)
+    assert ledger.flush(5)
+    look_again(ledger, eventually)
+    eventually(lambda: event_ids(valkey, settings).keys() == set(ids))
+
+
+def test_registrations_that_a_server_lost_are_found_missing(
+    valkey, settings, open_ledger, eventually
+) -> None:
+    """A process that only registers never noticed."""
+    ledger = open_ledger(settings)
+    proposal = Proposal.make(
+        {"program_id": "p", "content_hash": "c1:x", "version": "1.0.0", "name": "P"},
+        None,
+        requested=None,
+        base_version=None,
+        parent_content=None,
+    )
+    assert ledger.register(proposal, timeout=5)
+    assert ledger.flush(5)
+    with valkey.client() as client:
+        client.flushall()
+    look_again(ledger, eventually)
+    with valkey.client() as client:
+        eventually(lambda: client.xlen(settings.keys.events) == 1)
+
+
+def die_recording(settings: Settings, processes: int, count: int) -> list[str]:
+    """What was recorded by processes that then died at once, without a Redis."""
+    code = f"""
+import os, signal
+from dspy_ledger.producer import Ledger
+for _ in range({processes}):
+    if os.fork() == 0:
+        ledger = Ledger.connect("redis://127.0.0.1:1/0")
+        for n in range({count}):
+            print(ledger.record("ExecutionCompleted", {execution()!r}), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+"""
+    env = {**os.environ, "DSPY_LEDGER_WAL_DIR": str(settings.wal_dir)}
+    ids = subprocess.run([sys.executable, "-c", code], check=True, env=env, capture_output=True, text=True)
+    [folder] = settings.wal_dir.iterdir()
+    folder.rename(WalFolder(settings.wal_dir, settings.redis_url, settings.stream_prefix).path)
+    return ids.stdout.split()
+
+
+def test_what_a_server_lost_of_a_dead_process_is_found_missing_though_this_one_recorded_nothing(
+    valkey, settings, open_ledger, eventually
+) -> None:
+    ids = die_recording(settings, 1, 5)
+    ledger = open_ledger(settings)
+    eventually(lambda: event_ids(valkey, settings).keys() == set(ids))
+    with valkey.client() as client:
+        client.flushall()
+    look_again(ledger, eventually)
+    eventually(lambda: event_ids(valkey, settings).keys() == set(ids))
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_many_dead_processes_are_taken_over_a_few_at_a_time(
+    valkey, settings, open_ledger, eventually
+) -> None:
+    """One that crashed all night left thousands of files: the host needs descriptors too."""
+    ids = die_recording(settings, 40, 1)
+    before = open_files()
+    ledger = open_ledger(settings)
+    eventually(lambda: ledger.stats().adopted >= 16)
+    assert ledger.flush(5)
+    assert ledger.stats().adopted == 16
+    assert open_files() - before < 50
+
+    def take_all() -> bool:
+        for entry in entries(valkey, settings):
+            store_up_to(valkey, settings, entry.source, 1)
+        ledger.flush(0.2, until="stored")
+        return ledger.stats().adopted == 40
+
+    eventually(take_all)
+    assert event_ids(valkey, settings) == dict.fromkeys(ids, 1)
+
+
+def test_a_server_that_tells_nothing_of_itself_is_not_sent_everything_again_and_again(
+    own_valkey, make_settings, open_ledger, eventually
+) -> None:
+    """With INFO and XINFO forbidden and no projector, each look sent the whole write-ahead file."""
+    with own_valkey.client() as client:
+        client.execute_command("ACL", "SETUSER", "u", "on", ">p", "~*", "+@all", "-info", "-xinfo")
+    settings = make_settings(own_valkey.url.replace("redis://", "redis://u:p@"))
+    ledger = open_ledger(settings)
+    ids = record(ledger, 50)
+    assert ledger.flush(5)
+    for _ in range(3):
+        look_again(ledger, eventually)
+    assert event_ids(own_valkey, settings) == dict.fromkeys(ids, 1)
+
+
+def test_options_for_other_clients_in_the_url_do_no_harm(valkey, make_settings, open_ledger) -> None:
+    settings = make_settings(f"{valkey.url}?decode_responses=true&protocol=3&max_connections=9")
+    ledger = open_ledger(settings)
+    ids = record(ledger, 5)
+    assert ledger.flush(5)
+    with valkey.client() as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    ids += record(ledger, 5)
+    assert ledger.flush(10)
+    assert event_ids(valkey, settings) == dict.fromkeys(ids, 1)
+
+
+def test_files_that_hold_nonsense_are_left_alone_and_hold_nobody_up(
+    valkey, settings, open_ledger, caplog
+) -> None:
+    folder = WalFolder(settings.wal_dir, settings.redis_url, settings.stream_prefix)
+    folder.make()
+    event = (
+        b'{"source":"s","type":"org.dspy-ledger.ProducerReported.v1","sequence":"3","data":{"dropped":[[1]]}}'
+    )
+    folder.segment("1-dead", 1).write_bytes(Commands(settings.keys.events).whole(event))
+    ledger = open_ledger(settings)
+    record(ledger, 1)
+    assert ledger.flush(5)
+    assert sum("can't read the write-ahead files of 1-dead" in m for m in caplog.messages) == 1

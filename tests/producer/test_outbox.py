@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -409,3 +411,129 @@ def test_a_signal_handler_that_records_within_an_append_loses_nothing_and_does_n
         assert put(outbox) == [2]
     assert late == [-1]
     assert sequences(send_all(outbox)) == [1, 2, 3]
+
+
+def test_a_signal_handler_that_raises_within_an_append_leaves_no_hole_and_no_lock(paths) -> None:
+    """Where Ctrl-C hit, a number was missing for ever, or nobody else got the lock any more."""
+    outbox = box(paths, segment_bytes=600)
+    put(outbox)
+
+    def interrupt_after(left: int) -> Callable[..., None]:
+        def profile(frame: Any, event: str, _: object) -> None:
+            nonlocal left
+            # Where the interpreter looks for signals: as a function begins, and after a call into C.
+            if "dspy_ledger" in frame.f_code.co_filename and event in ("call", "c_return"):
+                left -= 1
+                if left < 0:
+                    sys.setprofile(None)
+                    raise KeyboardInterrupt
+
+        return profile
+
+    command = pieces()
+    for calls in range(40):
+        sys.setprofile(interrupt_after(calls))
+        try:
+            outbox.append(*command)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        other = threading.Thread(target=put, args=(outbox,))
+        other.start()
+        other.join(1)
+        assert not other.is_alive(), calls
+    outbox.report("interval")
+    stored = SequenceSet()
+    while chunks := outbox.unsent_chunks():
+        found = [one.record for chunk in chunks for one in scan(chunk.read())]
+        assert len(found) == sum(chunk.count for chunk in chunks)  # as many answers are waited for
+        for record in found:
+            assert record is not None
+            _store(stored, record)
+        outbox.was_sent(chunks)
+    assert stored.missing(outbox.last) == []
+
+
+def test_an_event_that_comes_while_another_thread_waits_for_the_disk_is_kept_after_it(paths) -> None:
+    """It was dropped, and dropping it raised into the host."""
+    outbox = box(paths)
+    go, inside = threading.Event(), threading.Event()
+    real_write = os.pwrite
+
+    def hang(fd: int, data: bytes, at: int) -> int:
+        inside.set()
+        go.wait(20)
+        return real_write(fd, data, at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", hang)
+        patch.setattr("dspy_ledger.producer.outbox._LOCK", 0.1)
+        hung = threading.Thread(target=put, args=(outbox,))
+        hung.start()
+        inside.wait(20)
+        assert put(outbox, 3) == [-1, -1, -1]
+        outbox.drop()
+        outbox.sample_out()
+        outbox.report("interval")
+        go.set()
+        hung.join()
+    put(outbox)
+    outbox.report("interval")
+    *events, report = send_all(outbox)
+    told = orjson.loads(report.event)["data"]
+    assert len(events) == 5
+    assert (outbox.dropped, told["dropped"], told["sampled_out"]) == (1, [[5, 5]], 1)
+
+
+def test_reports_do_not_grow_over_the_cap_and_come_when_there_is_room(paths) -> None:
+    outbox = box(paths, most_bytes=20_000, segment_bytes=3_000)
+    while put(outbox, size=300)[0]:
+        pass
+    for _ in range(100):
+        put(outbox, size=300)
+        outbox.report("interval")
+    assert outbox.wal_bytes < 21_000
+    outbox.confirm(send_all(outbox)[-2].sequence)
+    outbox.report("interval")
+    assert orjson.loads(send_all(outbox)[-1].event)["data"]["dropped"][-1][1] == outbox.last - 1
+
+
+def test_what_a_thread_appends_after_the_close_is_counted_as_dropped(paths, caplog) -> None:
+    outbox = box(paths)
+    put(outbox, 2)
+    outbox.close()
+    assert put(outbox, 2) == [0, 0]
+    assert (outbox.dropped, caplog.records) == (2, [])
+
+
+def test_a_file_that_can_not_be_removed_costs_a_warning_and_no_account(paths, monkeypatch, caplog) -> None:
+    outbox = box(paths, most_bytes=20_000, segment_bytes=3_000)
+    put(outbox, 30, size=300)
+    send_all(outbox)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    outbox.confirm(9)
+    assert 0 not in put(outbox, 20, size=300)
+    assert "can't remove" in caplog.messages[0]
+    assert outbox.unconfirmed > 0
+    stored = SequenceSet([(1, outbox.mark)])
+    for chunk in outbox._chunks:
+        for found in scan(chunk.read()):
+            assert found.record is not None
+            _store(stored, found.record)
+    assert stored.missing(outbox.last) == []
+
+
+def test_a_proposal_that_can_not_be_read_is_reported_and_holds_nothing_up(paths) -> None:
+    outbox = box(paths)
+    put(outbox, proposal=True)
+    put(outbox, 2)
+    [chunk] = outbox.unsent_chunks()
+    outbox.leave_out(chunk)
+    *events, report = send_all(outbox)
+    assert sequences(events) == [2, 3]
+    assert orjson.loads(report.event)["data"]["dropped"] == [[1, 1]]

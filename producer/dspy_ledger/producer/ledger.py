@@ -314,7 +314,7 @@ class Ledger:
         for reference in self._on_settled:
             if (hear := reference()) is not None:
                 hear(settled)
-        return record._replace(event=settled.event, proposal=False)
+        return record._replace(event=settled.event, proposal=False, entry_id=settled.entry_id)
 
     def ask(self, question: Ask, *, timeout: float) -> Any:
         """Let the sender ask Redis something.

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Literal
@@ -32,6 +33,8 @@ _TIDY = 1 << 20  # bytes: a file larger than this is removed as soon as all in i
 _MOST_RANGES = 10_000  # of one report
 _LAST = 9_999_999_999  # sequences are written with ten digits
 _LOCK = 2.0  # seconds: longer than any other thread takes to append
+_MOST_LATE = 1_000  # events kept for whoever is in the way
+_MOST_TAKEN = 1_000  # entries remembered to see whether the server still has them
 
 
 @dataclass(slots=True)
@@ -120,13 +123,15 @@ class Outbox:
         self._chunks: deque[Chunk] = deque()
         self._at = 0  # the cursor: chunks before it were sent
         self._open: Chunk | None = None  # the last chunk, while it may grow
+        # Sent, in that order: the last number of a run, the server's ids of its first and its last entry.
+        self._taken: deque[tuple[int, bytes, bytes]] = deque()
         self._final: dict[int, Chunk] = {}  # decided registrations whose proposal still stands before them
         self._untold = (SequenceSet(), SequenceSet())  # dropped, unconfirmed: not in any report yet
         self._told: list[_Report] = []
         self._told_sampled = 0
         self._late: deque[tuple[bytes, tuple[bytes, ...], bool] | None] = (
             deque()
-        )  # of signal handlers; None: dropped
+        )  # of signal handlers, and of threads that waited for long; None: dropped
         self._lock = threading.RLock()  # a signal handler may come at any bytecode, also right after this
         self._inside = False  # of append, drop, sample_out or report
         self._retry_at = 0.0
@@ -225,23 +230,30 @@ class Outbox:
         """Number a command and keep it; its sequence.
 
         On return it outlives the process (or the memory took it, with one warning). 0 when it had to be
-        dropped; -1 when a signal handler interrupted this thread in the middle of this: then it is kept
-        as soon as that goes on.
-
-        Raises:
-            RuntimeError: another thread holds the lock and does not let go.
+        dropped; -1 when a signal handler interrupted this thread in the middle of this, or another thread
+        waits for the disk there: then it is kept as soon as that goes on.
         """
         if not self._acquire():
-            self._late.append((before, after, proposal))
+            self._late.append((before, after, proposal) if len(self._late) < _MOST_LATE else None)
             return -1
         try:
             sequence = self._append(before, after, proposal)
             if self._late:
                 self._append_late()
+        except BaseException:
+            self._mend()
+            raise
         finally:
             self._inside = False
             self._lock.release()
         return sequence
+
+    def _mend(self) -> None:
+        """After an exception (a signal handler may raise one anywhere): account for the number it took."""
+        self._open = None
+        kept = self._chunks[-1].last if self._chunks else self.mark
+        if self.last > kept and self.last not in self._untold[0]:
+            self._drop(self.last)
 
     def _append(self, before: bytes, after: tuple[bytes, ...], proposal: bool) -> int:
         sequence = self.last + 1
@@ -308,13 +320,23 @@ class Outbox:
             self._release()
 
     def _acquire(self) -> bool:
-        """Take the lock; False when this very thread is inside already, interrupted by a signal handler."""
-        if not (self._lock.acquire(False) or self._lock.acquire(True, _LOCK)):  # noqa: FBT003  half the time of keywords
-            raise RuntimeError(f"another thread held the outbox for {_LOCK} s")
-        if self._inside:
-            self._lock.release()
-            return False
-        self._inside = True
+        """Take the lock.
+
+        False when this very thread is inside already, interrupted by a signal handler, or another does not
+        let go of it.
+        """
+        try:
+            # No keywords: half the time.
+            if not (self._lock.acquire(False) or self._lock.acquire(True, _LOCK)):
+                return False
+            if self._inside:
+                self._lock.release()
+                return False
+            self._inside = True
+        except BaseException:  # a signal handler may raise right after the lock was taken
+            if self._lock._is_owned() and not self._inside:  # type: ignore[attr-defined]
+                self._lock.release()
+            raise
         return True
 
     def _release(self) -> None:
@@ -326,7 +348,9 @@ class Outbox:
         if self._acquire():
             try:
                 self._append_late()
-                self._report(reason)
+                # Over the cap once only: it says the same later, and nobody reads it before there is room.
+                if self._bytes <= self._most_bytes or reason == "close":
+                    self._report(reason)
             finally:
                 self._release()
 
@@ -492,6 +516,8 @@ class Outbox:
                 n = record.sequence
                 self._final[n] = Chunk(segment, segment.size - len(command), segment.size, n, n, 1)
             self._open = None
+            if record.entry_id is not None:
+                self._remember(record.sequence, record.entry_id, record.entry_id)
 
     def final(self, sequence: int) -> bytes | None:
         """The command of a registration that was decided; None when it is not."""
@@ -530,9 +556,22 @@ class Outbox:
                     self._open = rest
                 return
 
-    def was_sent(self, chunks: Sequence[Chunk]) -> None:
-        """The server took these chunks, the next to send until now."""
+    def leave_out(self, chunk: Chunk) -> None:
+        """Drop a proposal, the next to send until now, of which nothing can be made."""
         with self._lock:
+            del self._chunks[self._at]
+            self._drop(chunk.first)
+            self._report("interval")
+
+    def was_sent(self, chunks: Sequence[Chunk], ids: tuple[bytes, bytes] | None = None) -> None:
+        """The server took these chunks, the next to send until now.
+
+        Args:
+            ids: those that it gave to the first and the last entry.
+        """
+        with self._lock:
+            if ids is not None:
+                self._remember(chunks[-1].last, *ids)
             for chunk in chunks:
                 self.sent = max(self.sent, chunk.last)
                 before = self._chunks[self._at - 1] if self._at else None
@@ -546,6 +585,17 @@ class Outbox:
         """Send everything above the mark again: the server may have lost it."""
         with self._lock:
             self._at, self.sent = 0, self.mark
+            self._taken.clear()
+
+    def _remember(self, last: int, first_id: bytes, last_id: bytes) -> None:
+        if len(self._taken) >= _MOST_TAKEN:
+            self._taken = deque(islice(self._taken, 0, None, 2))
+        self._taken.append((last, first_id, last_id))
+
+    @property
+    def waiting(self) -> list[bytes]:
+        """Ids of the first and the last entry that the server took and the store does not have."""
+        return [self._taken[0][1], self._taken[-1][2]] if self._taken else []
 
     def confirm(self, mark: int) -> None:
         """The store has each of 1 … mark: forget the segments that are wholly below."""
@@ -553,6 +603,8 @@ class Outbox:
             return
         with self._lock:
             self.mark = mark
+            while self._taken and self._taken[0][0] <= mark:
+                self._taken.popleft()
             for sequence in [n for n in self._final if n <= mark]:
                 del self._final[sequence]
             self._told = [report for report in self._told if report.sequence > mark]
@@ -589,6 +641,8 @@ class Outbox:
             self._segments.clear()
             self._chunks.clear()
             self._at, self._open = 0, None
+            # A thread may be on its way to append: what nobody sends any more is dropped and counted.
+            self._file, self._next_path, self._most_memory = None, None, -1
             return done
         finally:
             if locked:

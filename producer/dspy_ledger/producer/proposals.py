@@ -141,11 +141,12 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A registration whose version is decided; ``event`` is what was sent."""
+    """A registration whose version is decided; ``event`` is what was sent, ``entry_id`` the server's."""
 
     proposal: Proposal
     decision: Decision
     event: bytes
+    entry_id: bytes
 
 
 def entry_fields(event: bytes, body: bytes | None) -> dict[Any, Any]:
@@ -185,10 +186,10 @@ def settle(client: redis.Redis, keys: Keys, proposal: Proposal) -> Settled:
             pipeline.sadd(keys.programs, program_id)
             pipeline.xadd(keys.events, entry_fields(event, proposal.body))
             try:
-                pipeline.execute()
+                *_, entry_id = pipeline.execute()
             except redis.WatchError:
                 continue
-            return Settled(proposal, decision, event)
+            return Settled(proposal, decision, event, entry_id)
     raise LedgerUnavailable(f"other replicas kept registering {program_id!r}; it is tried again")
 
 
@@ -196,8 +197,8 @@ def as_proposed(client: redis.Redis, keys: Keys, proposal: Proposal) -> Settled:
     """Send a registration under the version it proposed, past a registry that can't be used."""
     decision = Decision(str(proposal.data["version"]), already_known=False, change="given")
     event = proposal.event(decision)
-    client.xadd(keys.events, entry_fields(event, proposal.body))
-    return Settled(proposal, decision, event)
+    entry_id: bytes = client.xadd(keys.events, entry_fields(event, proposal.body))  # type: ignore[assignment]
+    return Settled(proposal, decision, event, entry_id)
 
 
 def is_passing(error: Exception) -> bool:

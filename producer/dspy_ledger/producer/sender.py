@@ -36,6 +36,7 @@ _QUIET_ROUNDS = 10  # of that length without an event, until the thread waits to
 _POLL = (0.05, 1.0)  # seconds between looks at the stored mark, longer while it stands still
 _ADOPT = 30.0  # seconds between looks for files of dead siblings
 _LOOK = 30.0  # seconds between looks at whether the server still has what is not stored
+_MOST_ADOPTED = 16  # dead processes whose files are taken over at a time: each costs descriptors
 _REPORT = 30.0  # seconds between reports of what is missing, when something is
 _BACKOFF = (0.05, 5.0)  # seconds: first and longest pause
 _IMPORTED_TO_CONNECT = ("email.parser", "encodings.idna")  # by redis-py and the socket module
@@ -239,6 +240,7 @@ class Sender(Sends):
                     self._back_off(error)
             except Exception:  # noqa: BLE001  the thread must outlive a bug; the WAL keeps what is not sent
                 _log.exception("the sender of dspy-ledger failed; it will try again")
+                self._disconnect()  # answers to what it asked may still come over this connection
                 self._stop.wait(_BACKOFF[1])
         self._release()
 
@@ -302,7 +304,8 @@ class Sender(Sends):
 
     def _send_again_what_is_lost(self, client: redis.Redis, *, reconnected: bool) -> None:
         """The server may not be the one that took our events, or not have them any more."""
-        found = self._server.look(client, self._outbox.mark)
+        waiting = [entry_id for outbox in self._outboxes() for entry_id in outbox.waiting]
+        found = self._server.look(client, waiting, reconnected=reconnected)
         if found is not None and (reconnected or found != "same"):
             self.found = found
         if found != "same":
@@ -312,7 +315,9 @@ class Sender(Sends):
 
     def _watch(self, client: redis.Redis) -> None:
         """A server that is emptied while we are connected to it says nothing: look now and then."""
-        if not self._outbox.done and not self._outbox.unsent and self._look.is_due():
+        if any(outbox.waiting for outbox in self._outboxes()) and self._look.is_due():
+            self._poll_at = 0.0
+            self._learn_marks(client)
             self._send_again_what_is_lost(client, reconnected=False)
 
     def _outboxes(self) -> list[Outbox]:
@@ -394,22 +399,25 @@ class Sender(Sends):
                 [reply] = self._pass_on(client, [command], 1)
                 if isinstance(reply, Exception):
                     raise reply
-            else:
-                for found in scan(chunk.read()):
-                    if found.record and (final := self._registrar(client, found.record)) is not None:
-                        outbox.decided(final)
+                outbox.was_sent([chunk], (reply, reply))
+                return
+            record = next((found.record for found in scan(chunk.read())), None)
+            if record is None or (final := self._registrar(client, record)) is None:
+                outbox.leave_out(chunk)
+                return
+            outbox.decided(final)
         outbox.was_sent([chunk])
 
     def _send_events(self, client: redis.Redis, outbox: Outbox, chunks: Sequence[Chunk]) -> None:
         replies = self._pass_on(client, [chunk.read() for chunk in chunks], sum(c.count for c in chunks))
         answered = iter(replies)
         for chunk in chunks:
-            for reply in [next(answered) for _ in range(chunk.count)]:
+            ids = [next(answered) for _ in range(chunk.count)]
+            for reply in ids:
                 if isinstance(reply, Exception):
                     raise reply
-            outbox.was_sent([chunk])
-            if outbox is self._outbox:
-                self._server.took(reply, chunk.last)
+            outbox.was_sent([chunk], (ids[0], ids[-1]))
+            self._server.taken_id = ids[-1]
 
     def _pass_on(self, client: redis.Redis, commands: Sequence[bytes], count: int) -> list[Any]:
         """Send commands as they are; the server's replies, its errors among them."""
@@ -440,16 +448,17 @@ class Sender(Sends):
     def _adopt(self) -> None:
         if not self._adoption.is_due():
             return
+        abandoned = self._folder.abandoned()
         try:
-            for instance, lock, paths in self._folder.abandoned():
-                self._adopt_one(instance, lock, paths)
+            while len(self._adopted) < _MOST_ADOPTED and (one := next(abandoned, None)) is not None:
+                self._adopt_one(*one)
         except OSError as error:
             _log.warning("can't look for write-ahead files of other processes: %s", error)
 
     def _adopt_one(self, instance: str, lock: int, paths: list[Path]) -> None:
         try:
             outbox = Outbox.adopted(paths, self._commands)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  whatever stands in them: nothing else waits for it
             _log.warning("can't read the write-ahead files of %s: %s", instance, error)
             self._folder.unlock(instance, lock, remove=False)
             return
@@ -468,6 +477,8 @@ class Sender(Sends):
             os.close(lock)
 
     def _let_go(self, instance: str, outbox: Outbox, lock: int) -> None:
+        if len(self._adopted) == _MOST_ADOPTED:
+            self._adoption.at = 0.0  # there may be more
         del self._adopted[instance]
         removed = outbox.close()
         self._folder.unlock(instance, lock, remove=removed)

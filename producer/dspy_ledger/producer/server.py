@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,6 +104,7 @@ def client_of_one_connection(url: str) -> redis.Redis:
         health_check_interval=0,
         redis_connect_func=connect_once,
     )
+    pool.connection_kwargs["decode_responses"] = False  # whatever the URL says for others
     return redis.Redis.from_pool(pool)
 
 
@@ -118,17 +120,13 @@ class Server:
     run_id: str | None = None
     taken_id: bytes | None = None
     """The id it gave to the last of our entries."""
-    taken_sequence: int = 0
 
-    def took(self, entry_id: bytes, sequence: int) -> None:
-        """It acknowledged our events up to that one."""
-        self.taken_id, self.taken_sequence = entry_id, sequence
-
-    def look(self, client: redis.Redis, mark: int) -> Found | None:
+    def look(self, client: redis.Redis, waiting: Collection[bytes], *, reconnected: bool) -> Found | None:
         """What became of the server since the last look.
 
         Args:
-            mark: our stored mark; entries up to it may have been trimmed.
+            waiting: ids of entries that the store does not have yet, so that nobody may have trimmed them.
+            reconnected: over a new connection, which may lead elsewhere.
 
         Returns:
             ``same``: it has all that it acknowledged. ``restarted``: another process (or it does not tell
@@ -136,20 +134,22 @@ class Server:
             all. None at the first look.
         """
         before, self.run_id = self.run_id, _run_id(client)
-        if self.taken_id is None:
+        if self.taken_id is None and not waiting:
             return None if before is None else "restarted" if before != self.run_id else "same"
         if not client.exists(self.stream):
             return "empty"
+        if self._went_back(client) or not all(client.xrange(self.stream, i, i, count=1) for i in waiting):
+            return "rolled back"
+        return "restarted" if before != self.run_id or (reconnected and before is None) else "same"
+
+    def _went_back(self, client: redis.Redis) -> bool:
+        if self.taken_id is None:
+            return False
         try:
             told = client.xinfo_stream(self.stream)
         except redis.ResponseError:  # forbidden, or a proxy that does not know it
-            return "restarted"
-        lost = _parts(told["last-generated-id"]) < _parts(self.taken_id)
-        if not lost and self.taken_sequence > mark:
-            lost = not client.xrange(self.stream, self.taken_id, self.taken_id, count=1)
-        if lost:
-            return "rolled back"
-        return "same" if self.run_id is not None and self.run_id == before else "restarted"
+            return False
+        return _parts(told["last-generated-id"]) < _parts(self.taken_id)
 
 
 def _run_id(client: redis.Redis) -> str | None:

@@ -34,13 +34,17 @@ _log = logging.getLogger("dspy_ledger.producer")
 
 
 class Record(NamedTuple):
-    """One command taken apart: an event (or a proposed registration) of a source, with its sequence."""
+    """One command taken apart: an event (or a proposed registration) of a source, with its sequence.
+
+    ``entry_id``: the server's, where it was sent already.
+    """
 
     source: str
     sequence: int
     event: bytes
     body: bytes | None
     proposal: bool
+    entry_id: bytes | None = None
 
 
 _XADD, _PROPOSE, _CRLF = b"XADD", b"PROPOSE", b"\r\n"
@@ -201,7 +205,7 @@ class FileSegment(Segment):
     def remove(self) -> None:
         """Delete the file."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        _unlink(self.path)
 
     def close(self) -> None:
         """Let go of the file and leave it."""
@@ -277,7 +281,7 @@ class WalFolder:
     def unlock(self, instance: str, fd: int, *, remove: bool) -> None:
         """Let go of a lock; with ``remove``, nothing of the instance is left."""
         if remove:
-            (self.path / f"{instance}.lock").unlink(missing_ok=True)
+            _unlink(self.path / f"{instance}.lock")
         os.close(fd)
 
     def abandoned(self) -> Iterator[tuple[str, int, list[Path]]]:
@@ -297,6 +301,13 @@ class WalFolder:
                 yield instance, fd, segments
             else:
                 self.unlock(instance, fd, remove=True)
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:  # left there, it is adopted again: what the store has twice it takes once
+        _log.warning("can't remove a write-ahead file that is done with: %s", error)
 
 
 def _folder_name(redis_url: str, prefix: str) -> str:
