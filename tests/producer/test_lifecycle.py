@@ -612,6 +612,21 @@ def test_a_write_ahead_folder_deleted_under_a_running_ledger_loses_nothing(
     assert stored(valkey, settings) == once_each(ids)
 
 
+def test_a_write_ahead_folder_deleted_under_a_running_ledger_is_made_again_with_the_next_file(
+    own_valkey: Valkey, make_settings: MakeSettings
+) -> None:
+    """Everything after the first file once went to memory, until that was full."""
+    settings = make_settings(own_valkey.url, wal_max_bytes=1 << 20)
+    own_valkey.kill()
+    with Ledger.connect(settings=settings) as ledger:
+        record(ledger)
+        shutil.rmtree(settings.wal_dir)
+        record(ledger, 1000)  # several files' worth
+        assert (ledger.stats().memory_bytes, ledger.stats().dropped) == (0, 0)
+        names = {path.name.removesuffix(".lock") for path in settings.wal_dir.rglob("*.lock")}
+        assert names == {ledger.source.rpartition("/")[2]}
+
+
 SMALL_DISK = """
 import resource
 def limit_files(size):

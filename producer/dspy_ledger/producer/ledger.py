@@ -160,6 +160,9 @@ class Ledger:
         raise BlockingIOError(EWOULDBLOCK, "another process holds the lock of this write-ahead file")
 
     def _next_path(self, number: int) -> Path:
+        if self._wal_lock is not None and not os.fstat(self._wal_lock).st_nlink:  # the folder was deleted
+            os.close(self._wal_lock)
+            self._wal_lock = None
         if self._wal_lock is None:
             self._claim()
         return self._folder.segment(self._instance, number)
