@@ -537,3 +537,16 @@ def test_a_proposal_that_can_not_be_read_is_reported_and_holds_nothing_up(paths)
     *events, report = send_all(outbox)
     assert sequences(events) == [2, 3]
     assert orjson.loads(report.event)["data"]["dropped"] == [[1, 1]]
+
+
+def test_a_small_memory_is_freed_while_events_are_dropped(tmp_path: Path) -> None:
+    """What was dropped waited for a report, the report for room, and the room for what was dropped."""
+    outbox = box(lambda n: tmp_path / "missing" / f"{n}.wal", memory_bytes=20_000)
+    for _ in range(2):
+        while put(outbox, size=300)[0]:
+            pass
+        outbox.report("interval")
+    told = send_all(outbox)[-1].sequence
+    put(outbox, size=20_000)
+    outbox.confirm(told)
+    assert put(outbox) == [outbox.last]

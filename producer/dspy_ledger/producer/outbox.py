@@ -116,6 +116,7 @@ class Outbox:
         self._most_bytes = most_bytes
         self._segment_bytes = min(segment_bytes, most_bytes // 8)
         self._most_memory = min(memory_bytes, most_bytes)
+        self._memory_segment_bytes = min(_MEMORY_SEGMENT, self._most_memory // 8)
         self._bytes = 0
         self._made = 0
         self._segments: deque[Segment] = deque()
@@ -427,7 +428,7 @@ class Outbox:
         if self.memory_bytes + len(command) > most:
             return None
         segment = self._segments[-1] if self._segments else None
-        if not isinstance(segment, MemorySegment) or segment.size >= _MEMORY_SEGMENT:
+        if not isinstance(segment, MemorySegment) or segment.size >= self._memory_segment_bytes:
             segment = MemorySegment()
             self._add(segment)
         segment.append(command, sequence)
