@@ -16,16 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_ledger.producer.outbox import Outbox
-from dspy_ledger.producer.wal import Commands, Record, WalFolder, scan
+from dspy_ledger.producer.wal import Commands, Pieces, Record, WalFolder, scan
 from dspy_ledger.sequences import SequenceSet
 
 SOURCE = "/producers/host/a"
 COMMANDS = Commands("{x:0}:events")
 
 
-def pieces(
-    *, size: int = 10, proposal: bool = False, body: bytes | None = b'{"inputs":{}}'
-) -> tuple[bytes, tuple[bytes, ...]]:
+def pieces(*, size: int = 10, proposal: bool = False, body: bytes | None = b'{"inputs":{}}') -> Pieces:
     rest = orjson.dumps({"source": SOURCE, "what": "x" * size})[1:]
     return COMMANDS.pieces(b'{"sequence":"', (b'",', rest), body, proposal=proposal)
 
@@ -36,7 +34,7 @@ def put(outbox: Outbox, count: int = 1, *, size: int = 10, proposal: bool = Fals
 
 def command(sequence: int, *, proposal: bool = False) -> bytes:
     before, after = pieces(proposal=proposal)
-    return b"".join((before, b"%010d" % sequence, *after))
+    return b"".join((*before, b"%010d" % sequence, *after))
 
 
 def final(sequence: int) -> Record:
@@ -91,7 +89,7 @@ def test_a_file_gives_back_what_was_written_whatever_the_text_and_wherever_it_wa
         after = b'","source":"s","event":' + orjson.dumps(event) + b"}"
         body_bytes = None if body is None else orjson.dumps(body)
         before, pieces_after = COMMANDS.pieces(b'{"sequence":"', (after,), body_bytes, proposal=proposal)
-        commands += b"".join((before, b"%010d" % sequence, *pieces_after))
+        commands += b"".join((*before, b"%010d" % sequence, *pieces_after))
         ends.append(len(commands))
         expected.append((sequence, event, body_bytes, proposal))
     length = len(commands) - torn % len(commands)

@@ -223,7 +223,7 @@ class Ledger:
         )
         self._append(*self._commands.pieces(*event, body))
 
-    def _append(self, before: bytes, after: tuple[bytes, ...], *, proposal: bool = False) -> int:
+    def _append(self, before: tuple[bytes, ...], after: tuple[bytes, ...], *, proposal: bool = False) -> int:
         if self._closed:
             raise RuntimeError("the ledger is closed; open another with Ledger.connect")
         sequence = self._outbox.append(before, after, proposal=proposal)

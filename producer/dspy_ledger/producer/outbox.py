@@ -130,7 +130,7 @@ class Outbox:
         self._untold = (SequenceSet(), SequenceSet())  # dropped, unconfirmed: not in any report yet
         self._told: list[_Report] = []
         self._told_sampled = 0
-        self._late: deque[tuple[bytes, tuple[bytes, ...], bool] | None] = (
+        self._late: deque[tuple[tuple[bytes, ...], tuple[bytes, ...], bool] | None] = (
             deque()
         )  # of signal handlers, and of threads that waited for long; None: dropped
         self._lock = threading.RLock()  # a signal handler may come at any bytecode, also right after this
@@ -227,7 +227,7 @@ class Outbox:
 
     # --- the host's side ---
 
-    def append(self, before: bytes, after: tuple[bytes, ...], *, proposal: bool = False) -> int:
+    def append(self, before: tuple[bytes, ...], after: tuple[bytes, ...], *, proposal: bool = False) -> int:
         """Number a command and keep it; its sequence.
 
         On return it outlives the process (or the memory took it, with one warning). 0 when it had to be
@@ -256,16 +256,16 @@ class Outbox:
         if self.last > kept and self.last not in self._untold[0]:
             self._drop(self.last)
 
-    def _append(self, before: bytes, after: tuple[bytes, ...], proposal: bool) -> int:
+    def _append(self, before: tuple[bytes, ...], after: tuple[bytes, ...], proposal: bool) -> int:
         sequence = self.last + 1
         if sequence > _LAST:
             raise OverflowError("ten digits of sequence numbers are used up; connect a new Ledger")
-        command = b"".join((before, b"%010d" % sequence, *after))
+        command = b"".join((*before, b"%010d" % sequence, *after))
         size = len(command)
         if self._bytes + size > self._most_bytes:
             room = self._make_room(size)
             sequence = self.last + 1  # a report may have taken a number
-            command = b"".join((before, b"%010d" % sequence, *after))
+            command = b"".join((*before, b"%010d" % sequence, *after))
         else:
             room = True
         self.last = sequence
@@ -376,7 +376,7 @@ class Outbox:
             )
         )
         sequence = self.last + 1
-        command = b"".join((before, b"%010d" % sequence, *after))
+        command = b"".join((*before, b"%010d" % sequence, *after))
         segment = self._write(command, sequence, over_memory=len(command))  # whatever the cap
         if segment is None:
             return

@@ -28,7 +28,17 @@ from redis.connection import parse_url
 
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
 
-__all__ = ["DIGITS", "Commands", "FileSegment", "MemorySegment", "Record", "Segment", "WalFolder", "scan"]
+__all__ = [
+    "DIGITS",
+    "Commands",
+    "FileSegment",
+    "MemorySegment",
+    "Pieces",
+    "Record",
+    "Segment",
+    "WalFolder",
+    "scan",
+]
 
 _log = logging.getLogger("dspy_ledger.producer")
 
@@ -57,6 +67,8 @@ _NEXT = re.compile(rb"\r\n(?=\*[57]\r\n\$[47]\r\n(?:XADD|PROPOSE)\r\n)")
 _BODY = re.compile(rb"\$%d\r\n%b\r\n\$(\d+)\r\n" % (len(BODY_FIELD), BODY_FIELD))
 DIGITS = 10
 """Of a sequence as it is written."""
+Pieces = tuple[tuple[bytes, ...], tuple[bytes, ...]]
+"""What stands before and after the digits of a sequence."""
 
 
 class Commands:
@@ -77,17 +89,15 @@ class Commands:
 
     def pieces(
         self, before: bytes, after: tuple[bytes, ...], body: bytes | None = None, *, proposal: bool = False
-    ) -> tuple[bytes, tuple[bytes, ...]]:
+    ) -> Pieces:
         """The command around an event's sequence."""
         size = len(before) + DIGITS
         for piece in after:
             size += len(piece)
+        head = (self._heads[proposal, 1 if body is None else 2], str(size).encode(), _CRLF, before)
         if body is None:
-            return self._heads[proposal, 1] + str(size).encode() + _CRLF + before, (*after, _CRLF)
-        return (
-            self._heads[proposal, 2] + str(size).encode() + _CRLF + before,
-            (*after, _BODY_HEAD, str(len(body)).encode(), _CRLF, body, _CRLF),
-        )
+            return head, (*after, _CRLF)
+        return head, (*after, _BODY_HEAD, str(len(body)).encode(), _CRLF, body, _CRLF)
 
     def whole(self, event: bytes, body: bytes | None = None) -> bytes:
         """The command of an event that has its sequence already."""
