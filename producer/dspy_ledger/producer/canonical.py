@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,14 +12,16 @@ from typing import Any, Literal
 from dspy_ledger import identity
 from dspy_ledger.identity import Interface
 from dspy_ledger.producer.interface import interface_of
-from dspy_ledger.producer.programform import field_forms, program_form, state_form
+from dspy_ledger.producer.programform import CALLED, field_forms, program_form, state_form
 from dspy_ledger.producer.source import source_of
 from dspy_ledger.producer.structure import (
     as_program,
+    attributes,
     children,
     dspy_module,
     only_signature,
     parameter_class,
+    settings_of,
     walk,
 )
 from dspy_ledger.producer.typeform import type_text
@@ -28,6 +31,7 @@ __all__ = ["Canonical", "canonicalize", "fingerprint"]
 
 
 _MOST_WATCHED = 256
+_SCALARS = (str, int, float, types.NoneType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +111,14 @@ def canonicalize(program_class: Any) -> Canonical:
 
 
 def fingerprint(program: Any) -> Hashable:
-    """A value that changes when a predictor's signature, demos (identity, length), fields, config or lm did.
+    """A value that changes when what ``canonicalize`` reads of a program did.
 
-    Some microseconds a predictor: it tells when ``canonicalize`` must run again for that program. It keeps
+    That is: a predictor's signature, demos (identity, length), fields, config or lm; a module's settings,
+    tools, functions, methods of its own, and what its modules are called.
+    Some ten microseconds a module: it tells when ``canonicalize`` must run again for that program. It keeps
     what it compares alive (not the program itself), so that an address used again can't pass for no change.
-    Predictors within a container of more than
-    256 items are not watched: it may as well be a cache of a million, and this runs at every call.
+    What lies within a container of more than 256 items is not watched: it may as well be a cache of a
+    million, and this runs at every call.
     """
     dspy = dspy_module()
     parts: list[Hashable] = []
@@ -127,10 +133,11 @@ def fingerprint(program: Any) -> Hashable:
             parts.append(_predictor_print(value))
         else:
             itself = None if value is program else _Same(value)
-            parts.append((itself, value.__doc__ if isinstance(value, type) else "forward" in vars(value)))
+            parts.append((itself, value.__doc__ if isinstance(value, type) else None))
             if isinstance(value, parameter_class()):
                 parts.append(repr(state_form(value)))
         if isinstance(value, dspy.Module):
+            parts.append(_code_print(value))
             pending.extend(item for _, item in children(value, _MOST_WATCHED))
     return tuple(parts)
 
@@ -148,6 +155,35 @@ class _Same:
 
     def __hash__(self) -> int:
         return id(self.held)
+
+
+def _code_print(module: Any) -> Hashable:
+    """What a module was given beside its class: settings, tools, functions, methods, names of its modules."""
+    parts: list[Hashable] = []
+    settings = settings_of(type(module))  # type: ignore[arg-type]  # a class is hashable
+    for name, value in attributes(module):
+        if name in settings or name in CALLED:
+            parts.append((name, _Same(value)))
+        if isinstance(value, _SCALARS):
+            continue
+        if isinstance(value, list | tuple | dict):
+            items = value if len(value) <= _MOST_WATCHED else ()
+            inner = items.items() if isinstance(items, dict) else enumerate(items)
+            parts += [(name, at, told) for at, item in inner if (told := _item_print(item)) is not None]
+        elif (told := _item_print(value)) is not None:
+            parts.append((name, told))
+    return tuple(parts)
+
+
+def _item_print(item: Any) -> Hashable:
+    dspy = dspy_module()
+    if isinstance(item, dspy.Module | parameter_class()):
+        return ""  # it tells of itself
+    if isinstance(item, types.FunctionType | functools.partial):
+        return _Same(item)
+    if isinstance(item, dspy.Tool):
+        return (item.name, item.desc, repr(item.args), repr(item.arg_types), _Same(item.func))
+    return None
 
 
 def _predictor_print(predictor: Any) -> Hashable:

@@ -30,7 +30,7 @@ def likeness(program: Any) -> Hashable | None:
     try:
         key = _key(program)
         hash(key)
-    except (_TakesMoreError, TypeError):
+    except Exception:  # noqa: BLE001  it takes more, or a type's own code raises
         return None
     return key
 
@@ -64,6 +64,8 @@ def _inner(module: Any, parts: list[Hashable]) -> Iterator[tuple[str, Any]]:
     """The modules that a module has; what else its content depends on is added to the parts."""
     dspy = dspy_module()
     for name, value in attributes(module):
+        if name in CALLED:
+            raise _TakesMoreError
         items: tuple[tuple[str, Any], ...] = ((name, value),)
         if isinstance(value, list | tuple | dict):
             if len(value) > _MOST_ITEMS:
@@ -75,14 +77,14 @@ def _inner(module: Any, parts: list[Hashable]) -> Iterator[tuple[str, Any]]:
                 yield f".{at}", item
             elif isinstance(item, dspy.Tool):
                 parts.append((at, *_tool(item)))
-            elif isinstance(item, types.FunctionType) and name not in CALLED:
+            elif isinstance(item, types.FunctionType):
                 parts.append((at, _function(item)))
             elif isinstance(item, types.FunctionType | functools.partial | parameter_class()):
                 raise _TakesMoreError
 
 
 def _tool(tool: Any) -> tuple[Hashable, ...]:
-    types_of = tuple((tool.arg_types or {}).items())
+    types_of = tuple((name, _type(type_)) for name, type_ in (tool.arg_types or {}).items())
     return (tool.name, tool.desc, repr(tool.args), types_of, _function(tool.func))
 
 
@@ -128,11 +130,16 @@ def _signature(signature: Any) -> Any:
         if field.default_factory is not None:
             raise _TakesMoreError
         parts += (
-            *(name, extra.get("__dspy_field_type"), field.annotation, extra.get("desc")),
+            *(name, extra.get("__dspy_field_type"), _type(field.annotation), extra.get("desc")),
             *(extra.get("constraints"), repr(field.metadata) if field.metadata else None),
             *_scalar(field.default),
         )
     return tuple(parts)
+
+
+def _type(annotation: Any) -> Hashable:
+    """With its text, since Python takes Literals for equal that are in another order."""
+    return annotation if isinstance(annotation, type) else (annotation, repr(annotation))
 
 
 def _scalar(value: Any) -> Any:

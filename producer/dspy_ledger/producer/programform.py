@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from dspy_ledger.identity import FORM_VERSION
 from dspy_ledger.producer.source import class_digests, function_form
-from dspy_ledger.producer.structure import Node, constructor_settings, dspy_module, parameter_class
+from dspy_ledger.producer.structure import Node, constructor_settings, dspy_module, held, parameter_class
 from dspy_ledger.producer.typeform import metadata_form, of_dspy, type_form
 from dspy_ledger.producer.valueform import docstring, plain
 
@@ -129,7 +129,7 @@ def pinned_model(predictor: Any) -> str | None:
 
 def tools_of(module: Any) -> dict[str, Any]:
     """A module's dspy.Tool objects by path, one level of list, tuple or dict deep."""
-    return {path: item for path, item in _attributes(module) if isinstance(item, dspy_module().Tool)}
+    return dict(_attributes(module, dspy_module().Tool))
 
 
 def _path(entry: dict[str, Any]) -> str:
@@ -190,8 +190,8 @@ def _code(module: Any) -> dict[str, Any]:
         opaque = opaque or any(unseen for _, unseen in described.values())
     functions = {
         path: function_form(item)
-        for path, item in _attributes(module)
-        if isinstance(item, types.FunctionType | functools.partial) and path not in CALLED
+        for path, item in _attributes(module, types.FunctionType | functools.partial)
+        if path not in CALLED
     }
     if functions:
         form["functions"] = {path: digest for path, (digest, _) in functions.items()}
@@ -220,13 +220,7 @@ def _tool(tool: Any) -> tuple[dict[str, Any], bool]:
     }, opaque
 
 
-def _attributes(module: Any) -> Iterable[tuple[str, Any]]:
+def _attributes(module: Any, kinds: Any) -> Iterable[tuple[str, Any]]:
     for name, value in list(vars(module).items()):
-        if name in ("callbacks", "history", "demos", "traces", "train"):
-            continue
-        if isinstance(value, list | tuple):
-            yield from ((f"{name}[{index}]", item) for index, item in enumerate(value))
-        elif isinstance(value, dict):
-            yield from ((f"{name}['{key}']", item) for key, item in value.items())
-        else:
-            yield name, value
+        if name not in ("callbacks", "history", "demos", "traces", "train"):
+            yield from held(name, value, kinds)

@@ -24,8 +24,10 @@ __all__ = [
     "children",
     "constructor_settings",
     "dspy_module",
+    "held",
     "only_signature",
     "parameter_class",
+    "settings_of",
     "walk",
 ]
 
@@ -130,19 +132,26 @@ def children(module: Any, most: float = inf) -> Iterator[tuple[str, Any]]:
 
     Containers of more than ``most`` items are passed over.
     """
-    dspy = dspy_module()
-    kinds = (dspy.Module, parameter_class())
+    kinds = (dspy_module().Module, parameter_class())
     for name, value in attributes(module):
-        if isinstance(value, kinds):
-            yield name, value
-        elif isinstance(value, (list, tuple, dict)) and len(value) > most:
-            continue
-        elif isinstance(value, list | tuple):
-            yield from ((f"{name}[{i}]", item) for i, item in enumerate(value) if isinstance(item, kinds))
-        elif isinstance(value, dict):
-            yield from (
-                (f"{name}['{key}']", item) for key, item in list(value.items()) if isinstance(item, kinds)
-            )
+        yield from held(name, value, kinds, most)
+
+
+def held(name: str, value: Any, kinds: Any, most: float = inf) -> Iterator[tuple[str, Any]]:
+    """What of some classes an attribute is or holds, by path; one level of list, tuple or dict deep.
+
+    Containers of more than ``most`` items are passed over.
+    """
+    if isinstance(value, kinds):
+        yield name, value
+    elif isinstance(value, list | tuple | dict) and len(value) <= most:
+        by_key = dict(value) if isinstance(value, dict) else None  # a copy: another thread may change it
+        items = list(value if by_key is None else by_key.values())
+        # Their classes first: it may be a corpus of a million texts.
+        if any(issubclass(kind, kinds) for kind in set(map(type, items))):
+            keys = range(len(items)) if by_key is None else map("'{}'".format, by_key)
+            found = zip(keys, items, strict=True)
+            yield from ((f"{name}[{key}]", item) for key, item in found if isinstance(item, kinds))
 
 
 def only_signature(program: Any, nodes: list[Node]) -> Any:
@@ -164,15 +173,21 @@ def _by_path(item: tuple[str, Any]) -> tuple[int, str]:
     return (len(name), name) if name.endswith("]") and "['" not in name else (0, name)
 
 
+@functools.lru_cache(maxsize=512)
+def settings_of(cls: type) -> frozenset[str]:
+    """Names of what DSPy's classes, among a class and its bases, take when they are made."""
+    return frozenset(
+        name
+        for base in cls.__mro__
+        if of_dspy(base) and "__init__" in vars(base)
+        for name in inspect.signature(vars(base)["__init__"]).parameters
+    )
+
+
 def constructor_settings(module: Any) -> dict[str, Any]:
     """The scalar settings that DSPy's own classes took as arguments and kept: max_iters, N, an LM's name."""
-    names = {
-        name
-        for cls in type(module).__mro__
-        if of_dspy(cls) and "__init__" in vars(cls)
-        for name in inspect.signature(vars(cls)["__init__"]).parameters
-    }
     settings = {}
+    names = settings_of(type(module))  # type: ignore[arg-type]  # a class is hashable
     for name in sorted(names & vars(module).keys()):
         value = vars(module)[name]
         if isinstance(value, dspy_module().BaseLM):

@@ -62,9 +62,16 @@ def _objects(program: Any) -> _Objects | None:
             continue
         held = vars(value)
         found.append((held, tuple(held.values())))
+        containers = [
+            each
+            for name, each in held.items()
+            if isinstance(each, list | tuple | dict)
+            and len(each) <= _MOST_WATCHED
+            and name not in ("history", "callbacks", "demos", "traces", "train", "config", "fields")
+        ]
         if is_predictor:
             own = [held[name] for name in ("config", "fields", "demos") if held.get(name) is not None]
-            found += [(each, tuple(_items(each))) for each in own]
+            containers += own
             if any(
                 isinstance(item, dict | list)
                 for each in own
@@ -76,13 +83,12 @@ def _objects(program: Any) -> _Objects | None:
             found.append((_Named(signature, "__doc__"), (getattr(signature, "__doc__", None),)))
             if lm is not None:
                 found.append((_Named(lm, "model"), (getattr(lm, "model", None),)))
-        found += [
-            (each, tuple(_items(each)))
-            for name, each in held.items()
-            if isinstance(each, list | tuple | dict)
-            and len(each) <= _MOST_WATCHED
-            and name not in ("history", "callbacks", "demos", "traces", "train", "config", "fields")
-        ]
+        found += [(each, tuple(_items(each))) for each in containers]
+        found += [(each.keys(), tuple(each)) for each in containers if isinstance(each, dict) and each]
+        for items in (held.values(), *map(_items, containers)):
+            found += [
+                (vars(tool), tuple(vars(tool).values())) for tool in items if isinstance(tool, dspy.Tool)
+            ]
         pending.extend(item for _, item in children(value, _MOST_WATCHED))
     return found
 
