@@ -314,6 +314,25 @@ def test_evaluation_that_fails_raises_what_it_raises_and_is_not_recorded(watched
     assert not sent(watched, valkey, "ProgramRegistered")
 
 
+def test_evaluation_is_recorded_and_returned_whatever_another_tool_put_around_it(
+    unwatched, make_manager, valkey, monkeypatch
+) -> None:
+    """One that did not tell what it takes had a KeyError of ours raised into the host."""
+    theirs = dspy.Evaluate.__call__
+
+    def around(*args, **kwargs):
+        return theirs(*args, **kwargs)
+
+    monkeypatch.setattr(dspy.Evaluate, "__call__", around)
+    manager = make_manager()
+    instrument(manager.ledger)
+    assert dspy.Evaluate(devset=questions())(Listening(), exact).score == 33.33
+    assert dspy.Evaluate(devset=questions(), metric=exact)(program=Listening()).score == 33.33
+    names = [event.envelope["data"]["metric_name"] for event in sent(manager, valkey, "EvaluationSaved")]
+    assert names == ["exact", "exact"]
+    uninstrument()
+
+
 def test_evaluation_of_what_is_no_program_goes_by_unrecorded(watched, valkey) -> None:
     result = dspy.Evaluate(devset=questions(), metric=exact, num_threads=1)(
         lambda question: dspy.Prediction(answer="Paris")

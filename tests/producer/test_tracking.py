@@ -191,6 +191,28 @@ def test_inputs_given_by_position_have_their_names(ledger, executions):
     assert executions()[0].body["inputs"] == {"question": "why?"}
 
 
+async def test_inputs_given_by_position_are_recorded_whatever_takes_them(ledger, executions):
+    class OnlyAwaited(dspy.Module):
+        async def aforward(self, question: str):
+            return dspy.Prediction(answer=question)
+
+    class Any_(dspy.Module):
+        def forward(self, *documents: str, k: int = 1):
+            return dspy.Prediction(answer=documents[0])
+
+    instrument(ledger)
+    await OnlyAwaited().acall("Why?")
+    Any_()("one", "two", k=3)
+    untold = Any_()
+    untold.forward = dict  # a class in C: it does not say what it takes
+    untold([("answer", "a")])
+    assert [execution.body["inputs"] for execution in executions()] == [
+        {"question": "Why?"},
+        {"args": ["one", "two"], "k": 3},
+        {"args": [[["answer", "a"]]]},
+    ]
+
+
 def test_what_a_predictor_takes_beside_its_inputs_is_no_input(ledger, executions):
     instrument(ledger)
     dspy.Predict("question -> answer")(
@@ -218,6 +240,23 @@ def test_exception_is_recorded_and_raised_unchanged(ledger, executions):
     assert execution.body["outputs"] is None
     assert execution.body["calls"][0]["error"]["type"] == "ValueError"
     assert execution["call_counts"]["lm"] == 1
+
+
+def test_exception_within_whose_text_raises_comes_unchanged(ledger, executions):
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    def fail(ask):
+        raise Odd
+
+    instrument(ledger)
+    with pytest.raises(Odd):
+        Calls(lambda ask: Calls(fail)())()
+    [execution] = executions()
+    message = "(its text raises RuntimeError)"
+    assert execution["error"] == {"type": "Odd", "message": message}
+    assert [call["error"]["message"] for call in execution.body["calls"]] == [message, message]
 
 
 async def test_cancelled_call_is_recorded_as_an_error(ledger, executions):
@@ -351,6 +390,55 @@ class Log(BaseCallback):
 
     def on_module_end(self, call_id, outputs, exception=None):
         self.events.append(("end", None if exception is None else type(exception).__name__))
+
+
+class Proxy:
+    """A wrapper as ``wrapt`` makes them: it passes for what it wraps, its code included."""
+
+    def __init__(self, wrapped: Any, told: list[str]) -> None:
+        self.__wrapped__ = wrapped
+        self.told = told
+
+    @property
+    def __class__(self) -> Any:
+        return type(self.__wrapped__)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __call__(self, instance: Any, *args: Any, **kwargs: Any) -> Any:
+        self.told.append(type(instance).__name__)
+        return self.__wrapped__(instance, *args, **kwargs)
+
+
+def test_proxy_of_another_tool_is_called_as_without_us(ledger, executions, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(dspy.Module, "__call__", Proxy(dspy.Module.__call__, told))
+    instrument(ledger)
+    Two()(question="?")
+    assert told == ["Two", "ChainOfThought", "Predict", "Predict"]
+    assert executions()[0].tree == TWO
+
+
+def test_tracked_module_is_not_recorded_once_that_is_undone_be_our_wrapper_within_anothers(
+    ledger, executions, monkeypatch
+):
+    tracked = track(dspy.Predict("question -> answer"), ledger)
+    ours = dspy.Module.__call__
+
+    @functools.wraps(ours)
+    def around(self, **inputs):
+        return ours(self, **inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dspy.Module, "__call__", around)
+        uninstrument()
+        tracked(question="?")
+    uninstrument()
+    assert executions() == []
 
 
 def test_callbacks_of_the_host_are_called_as_without_us(ledger, executions):
@@ -671,6 +759,29 @@ def test_changed_program_is_another_version(ledger, executions, registrations):
     program(question="third")
     assert [one["version"] for one in registrations()] == ["1.0.0", "1.0.1", "1.0.2"]
     assert len({execution["content_hash"] for execution in executions()}) == 3
+
+
+def test_program_whose_tools_or_settings_change_is_another_version(ledger, executions):
+    def find(query: str) -> str:
+        """Find it."""
+        return query
+
+    def look(query: str) -> str:
+        """Look for it."""
+        return query
+
+    agent = dspy.ReAct("question -> answer", tools=[find], max_iters=1)
+    instrument(ledger)
+    with dspy.context(lm=Answers(next_thought="t", next_tool_name="finish", next_tool_args="{}")):
+        for _ in range(3):  # remembered, and watched from then on
+            agent(question="?")
+        agent.max_iters = 2
+        agent(question="?")
+        agent.tools["find"] = dspy.Tool(look, name="find")
+        agent(question="?")
+    hashes = [execution["content_hash"] for execution in executions()]
+    assert len(set(hashes)) == 3
+    assert hashes[0] == hashes[1] == hashes[2]
 
 
 def test_program_the_host_registered_keeps_its_name_and_registers_no_other(ledger, executions, registrations):

@@ -10,7 +10,7 @@ from typing import Any
 from dspy.dsp.utils.settings import settings as dspy_settings
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 
-__all__ = ["NOT_CAPTURED", "Call", "Capture"]
+__all__ = ["NOT_CAPTURED", "Call", "Capture", "described"]
 
 NOT_CAPTURED = "(not captured)"
 """Stands for an error's message where inputs or outputs are not to be recorded."""
@@ -164,7 +164,7 @@ class Capture(BaseCallback):
             return None
         call.ended = perf_counter()
         if exception is not None:
-            call.error = {"type": type(exception).__name__, "message": str(exception)[:2000]}
+            call.error = described(exception, 2000)
         return call
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -247,6 +247,15 @@ class Capture(BaseCallback):
         call.cached = not usage
         if usage and entry.get("cost") is not None:  # a cache hit repeats the cost of the first call
             call.cost_usd = float(entry["cost"])
+
+
+def described(error: BaseException, most: int | None = None) -> dict[str, str]:
+    """An exception's type and message, of which at most so many characters."""
+    try:
+        message = str(error)[:most]
+    except Exception as hostile:  # noqa: BLE001  the exception is the host's
+        message = f"(its text raises {type(hostile).__name__})"
+    return {"type": type(error).__name__, "message": message}
 
 
 def _conversation(entry: dict[str, Any], outputs: Any) -> list[Any]:

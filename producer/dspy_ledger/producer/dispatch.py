@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from inspect import iscoroutinefunction
 from itertools import count
+from types import FunctionType
 from typing import Any
 
 from dspy.dsp.utils.settings import settings as dspy_settings
@@ -33,8 +34,8 @@ def directly(dispatched: Any) -> Any:
 
     The method as it is where somebody else has wrapped it: theirs must run too.
     """
-    if getattr(dispatched, "__code__", None) not in _DISPATCH:
-        return dispatched
+    if type(dispatched) is not FunctionType or dispatched.__code__ not in _DISPATCH:
+        return dispatched  # a proxy has the code of what it wraps
     return (_async_directly if iscoroutinefunction(dispatched) else _sync_directly)(dispatched)
 
 
@@ -90,7 +91,7 @@ def _only_callback(module: Any) -> Capture | None:
     callbacks = dspy_settings.callbacks
     if capture is None or len(callbacks) != 1 or callbacks[0] is not capture:
         return None
-    return capture if all(isinstance(own, Mark) for own in module.callbacks) else None
+    return capture if all(isinstance(own, Mark) for own in vars(module).get("callbacks") or ()) else None
 
 
 async def _coroutine_function(self: Any) -> None: ...

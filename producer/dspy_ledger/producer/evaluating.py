@@ -11,6 +11,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from types import FunctionType
 from typing import Any, Protocol
 
 import dspy
@@ -35,6 +36,12 @@ class Tracker(Protocol):
     def identity_of(self, module: Any) -> Identity:
         """Which program a module is; registers it if nobody did."""
 
+
+_ARGUMENTS = (
+    *("program", "metric", "devset", "num_threads", "display_progress", "display_table"),
+    "callback_metadata",
+)
+"""Of ``dspy.Evaluate.__call__`` by position: what somebody else put around it may not tell."""
 
 _tracker_of: Callable[[Any], Tracker | None] | None = None
 _wrappers: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
@@ -77,7 +84,7 @@ def _wrap(cls: type, name: str, wrapper_of: Callable[[Any], Any]) -> None:
 def _unwrap(cls: type, name: str) -> None:
     own = vars(cls).get(name)
     wrapper = own.__func__ if isinstance(own, classmethod) else own
-    if inspect.isfunction(wrapper) and wrapper in _wrappers:
+    if type(wrapper) is FunctionType and wrapper in _wrappers:  # a proxy of another tool passes for ours
         function = vars(wrapper)["__wrapped__"]
         setattr(cls, name, classmethod(function) if isinstance(own, classmethod) else function)
 
@@ -98,7 +105,7 @@ def _evaluating(evaluate: Callable[..., Any]) -> Callable[..., Any]:
             return evaluate(self, *args, **kwargs)
         with quiet():
             result = evaluate(self, *args, **kwargs)
-        _evaluated(evaluate, (self, *args), kwargs, result)
+        _evaluated(self, args, kwargs, result)
         return result
 
     return call
@@ -138,9 +145,9 @@ def _is_watched() -> bool:
     return _tracker_of is not None and not is_quiet() and current_execution() is None
 
 
-def _evaluated(evaluate: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
-    given = inspect.signature(evaluate).bind(*args, **kwargs).arguments
-    program, metric = given["program"], given.get("metric")
+def _evaluated(evaluate: Any, args: Any, kwargs: Any, result: Any) -> None:
+    given = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
+    program, metric = given.get("program"), given.get("metric")
     if not isinstance(program, dspy.Module):
         return  # a function can be evaluated too, and is no program
     tracker = None if _tracker_of is None else _tracker_of(program)
@@ -158,7 +165,7 @@ def _evaluated(evaluate: Callable[..., Any], args: Any, kwargs: Any, result: Any
             "model_id": model,
             "model_info": None if model is None else ModelDescription.of(model, model).info(),
             "results": results_of(result),
-            "metric_name": metric_name(given["self"].metric if metric is None else metric),
+            "metric_name": metric_name(evaluate.metric if metric is None else metric),
             "dataset": dataset_of(result, name if isinstance(name, str) else None),
         }
         record_evaluation(tracker.ledger, data, rows_of(result))

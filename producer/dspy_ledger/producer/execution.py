@@ -13,7 +13,7 @@ import uuid_utils
 from dspy.dsp.utils.settings import settings as dspy_settings
 from dspy.streaming.messages import StatusMessage
 
-from dspy_ledger.producer.capture import Capture
+from dspy_ledger.producer.capture import Capture, described
 from dspy_ledger.producer.context import ambient
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.models import ModelDescription
@@ -164,7 +164,7 @@ class Execution:
             "models": models,
             "model_pinned": program.model_pinned,
             "status": "ok" if error is None else "error",
-            "error": None if error is None else _described(error),
+            "error": None if error is None else described(error),
             "started_at": self.started_at,
             "latency_ms": round(capture.elapsed_ms() if self.latency_ms is None else self.latency_ms, 3),
             "time_to_first_chunk_ms": self.first_chunk_ms,
@@ -209,14 +209,6 @@ class _NotedStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def _described(error: BaseException) -> dict[str, str]:
-    try:
-        message = str(error)
-    except Exception as hostile:  # noqa: BLE001  the exception is the host's
-        message = f"(its text raises {type(hostile).__name__})"
-    return {"type": type(error).__name__, "message": message}
 
 
 def _name_of(lm: Any) -> str:

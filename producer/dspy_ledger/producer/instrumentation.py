@@ -31,6 +31,8 @@ _Module = TypeVar("_Module")
 _NO_INPUTS = frozenset({"config", "demos", "lm", "new_signature", "signature"})
 """What DSPy's predictors take beside their inputs."""
 
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
 
 def instrument(ledger: Ledger) -> None:
     """Record every root call of a ``dspy.Module`` in this process as one execution, from here on.
@@ -53,9 +55,9 @@ def uninstrument() -> None:
 
     Where somebody wrapped DSPy's methods again since, theirs stay, and ours do nothing within them.
     """
-    global _tracker  # noqa: PLW0603
+    global _tracker, _recording
     with _patching:
-        _tracker = None
+        _tracker, _recording = None, False
         for name, (original, wrapper) in list(_wrapped.items()):
             if getattr(dspy.Module, name) is wrapper:
                 setattr(dspy.Module, name, original)
@@ -148,11 +150,14 @@ class _Mark(Mark):
 
 
 _tracker: _Tracker | None = None
+_recording = False  # what somebody put around our wrappers may outlast uninstrument()
 _wrapped: dict[str, tuple[Any, Any]] = {}  # name in dspy.Module → what it was, what it is
 _patching = threading.Lock()
 
 
 def _wrap() -> None:
+    global _recording  # noqa: PLW0603
+    _recording = True
     for name, wrapper_of in (("__call__", _calling), ("acall", _acalling)):
         original = getattr(dspy.Module, name)
         if not _has_ours(name, original):
@@ -232,6 +237,8 @@ def _begin(module: Any, args: Any, kwargs: Any) -> _Root | None:
 
 def _tracker_of(module: Any) -> _Tracker | None:
     """That of a tracked module stands above the one of all modules."""
+    if not _recording:
+        return None
     for callback in vars(module).get("callbacks") or ():
         if isinstance(callback, _Mark):
             return callback.tracker
@@ -254,8 +261,18 @@ def _inputs(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[
         kwargs = {name: value for name, value in kwargs.items() if name not in _NO_INPUTS or name in declared}
     if not args:
         return kwargs
-    forward = object.__getattribute__(module, "forward")  # DSPy logs a warning for module.forward
-    names = list(inspect.signature(forward).parameters)
-    named = dict(zip(names, args, strict=False))
+    named = dict(zip(_positional(module), args, strict=False))
     rest = {"args": list(args[len(named) :])} if len(args) > len(named) else {}
     return {**named, **rest, **kwargs}
+
+
+def _positional(module: Any) -> list[str]:
+    """Names of what a module takes by position, as far as they can be told."""
+    for name in ("forward", "aforward"):
+        try:
+            method = object.__getattribute__(module, name)  # DSPy logs a warning for module.forward
+            parameters = inspect.signature(method).parameters.values()
+        except (AttributeError, TypeError, ValueError):
+            continue
+        return [one.name for one in parameters if one.kind in _BY_POSITION]
+    return []
