@@ -341,6 +341,45 @@ def test_assignments_within_a_text_are_taken_out_by_name() -> None:
         assert rewritten(text, redaction.suspected([text])) == expected
 
 
+@pytest.mark.parametrize(
+    "secret", ["it's-a-secret", 'with "quotes" in it', "back\\slash\\", "two words", "s" * 3000]
+)
+def test_a_named_value_is_taken_out_whole_however_it_is_quoted(secret) -> None:
+    said = {"region": {"password": secret, "n": 1}, "text": "stays"}
+    once = json.dumps(said)
+    within = json.dumps({"body": once, "text": "stays"})
+    for text in (
+        once,
+        within,
+        repr(said),
+        f"password={json.dumps(secret)} n=1 stays",
+        f"password={'x' * 3000} stays",
+    ):
+        found = rewritten(text, SECRETS)
+        assert "[redacted]" in found
+        assert not any(
+            part in found for part in (secret, json.dumps(secret)[1:-1], "-secret", "words", "xxx")
+        )
+        assert "stays" in found
+    hidden = {"region": {"password": "[redacted]", "n": 1}, "text": "stays"}
+    assert json.loads(rewritten(once, SECRETS)) == hidden
+    assert json.loads(json.loads(rewritten(within, SECRETS))["body"]) == hidden
+
+
+def test_a_name_that_is_none_hides_no_other_within_its_value() -> None:
+    text = "next_region=https://h/?access_token=abcdefgh&password=ijklmnop"
+    expected = "next_region=https://h/?access_token=[redacted]&password=[redacted]"
+    assert rewritten(text, SECRETS) == expected
+
+
+def test_short_texts_are_looked_at_too(make_manager, valkey) -> None:
+    """With nothing long beside them, patterns were not tried on them."""
+    manager = make_manager(redact_patterns=["[0-9]{3}-[0-9]{2}-[0-9]{4}", "^pin$"])
+    call(manager, a="123-45-6789", b="pin", c="pwd=123456")
+    _, body = the_one(manager, valkey)
+    assert body["inputs"] == {"a": "[redacted]", "b": "[redacted]", "c": "pwd=[redacted]"}
+
+
 def test_own_patterns_are_taken_out_and_without_redaction_nothing_is(make_manager, valkey) -> None:
     manager = make_manager(redact_patterns=["acct-[0-9]{6}"])
     call(manager, text="of acct-123456, please")
@@ -401,7 +440,7 @@ def test_a_pattern_takes_time_in_proportion_to_the_text(rule, data) -> None:
         took = []
         for _ in range(2):
             began = perf_counter()
-            rule.pattern.sub(rule.replacement, text)
+            rewritten(text, [rule])
             took.append(perf_counter() - began)
         return min(took)
 
@@ -476,6 +515,16 @@ def test_data_that_no_reader_would_take_does_not_leave(make_manager, valkey) -> 
     assert data["metadata"]["few"] == 1
     assert data["metadata"]["note"]["size"] == 1_000_000
     assert set(data["truncated"]) == {"trace_id", "error.message", "tags", "metadata.note"}
+
+
+def test_a_text_too_long_to_be_looked_at_is_cut_though_what_is_left_is_short(make_manager, valkey) -> None:
+    manager = make_manager()
+    text = f"See data:image/png;base64,{'QUJD' * (1 << 20)} and read on."
+    call(manager, text=text)
+    data, body = the_one(manager, valkey)
+    assert "inputs.text" in data["truncated"]
+    assert body["inputs"]["text"]["size"] == len(text)
+    assert body["inputs"]["text"]["head"].startswith("See [image/png, ")
 
 
 def test_what_was_left_out_on_the_way_is_listed_too() -> None:

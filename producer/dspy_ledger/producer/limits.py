@@ -43,8 +43,8 @@ def fit(sections: dict[str, Any], room: int, *, cut: bool = False) -> tuple[byte
     for leaf in leaves:
         if isinstance(leaf.value, Cut):
             paths.add(leaf.path)
-        elif isinstance(leaf.value, LongText) and not leaf.value:
-            _cut(leaf, 0, paths)
+        elif isinstance(leaf.value, LongText):
+            _cut(leaf, 1, paths)
     raw = encode(sections)
     if len(raw) > room:
         _cut_texts(leaves, len(raw) - room, paths)

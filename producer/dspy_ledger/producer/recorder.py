@@ -171,7 +171,7 @@ def _record(
     said = {name: walk.plain(data[name]) for name in free if data.get(name)}
     if body is not None:
         body = {name: _taken_apart(walk, name, value) for name, value in body.items()}
-    if walk.texts and (rules := redaction.suspected(walk.texts)):
+    if rules := redaction.suspected(walk.texts):
         said, body = rewrite(said, rules), rewrite(body, rules)
     data, truncated = _bounded({**data, **said}, most // 4, cut=walk.cut)
     raw = None

@@ -60,12 +60,6 @@ def _rule(
 _TAILS: Final = "(?i:key|ret|ord|swd|ase|pwd|ion|ken|kie)"
 
 
-def _if_named(found: re.Match[str]) -> str:
-    """Of ``name=value`` and ``"name": "value"``, where the name says that it is a secret."""
-    before = found.string[max(0, found.start() - 24) : found.start()].rstrip("\"'\\ ")
-    return f"{found[1]}{REDACTED}" if _simple(before).endswith(_SECRET_NAMES) else found[0]
-
-
 def _with_digit(what: str) -> Callable[[re.Match[str]], str]:
     """Of what looks like a key, where it has a digit: words joined by hyphens have none."""
     return lambda found: what if any(map(str.isdigit, found[0])) else found[0]
@@ -104,15 +98,44 @@ SECRETS: Final = (
         r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----)?",
     ),
     _rule("password", "://", r"(://[^\s/:@]{0,256}:)[^\s/@]{1,256}@", r"\1[redacted: password]@"),
-    _rule("named", "=", rf"(=(?<={_TAILS}=)[\"']?)[^\s\"'&,;(){{}}<>\[\]\\]{{6,500}}", _if_named),
+    _rule("named", "=", rf"=(?<={_TAILS}=)((?:\\{{0,3}}[\"'])?)", REDACTED),
     _rule(
         "named",
         "\": ':",
-        rf"([\"'](?<={_TAILS}[\"'])\s{{0,3}}:\s{{0,3}}\\?[\"'])[^\"'\\]{{1,1000}}",
-        _if_named,
+        rf"[\"'](?:(?<={_TAILS}[\"'])|(?<={_TAILS}\\[\"'])|(?<={_TAILS}\\\\\\[\"']))"
+        rf"\s{{0,3}}:\s{{0,3}}(\\{{0,3}}[\"'])",
+        REDACTED,
     ),
 )
 """What is looked for without being asked to."""
+
+_BARE: Final = re.compile(r"[^\s\"'&,;(){}<>\[\]\\]{6,}")
+_QUOTED: Final = {
+    '"': re.compile(r'(?:[^"\\\n]|\\.)+'),
+    "'": re.compile(r"(?:[^'\\\n]|\\.)+"),
+    '\\"': re.compile(r'(?:[^"\\\n]|\\(?![\\"])|\\\\(?:\\.|[^\\]))+'),  # in a JSON text within another
+}
+_QUOTED_ODDLY: Final = re.compile(r"[^\"'\\\n]+")
+
+
+def _without_named(head: re.Pattern[str], text: str) -> str:
+    """Without the values of ``name=value`` and ``"name": "value"`` whose name says that it is a secret.
+
+    The head is what stands between the two, and its group the quote, so that the value ends where that does.
+    """
+    pieces: list[str] = []
+    done = 0
+    for found in head.finditer(text):
+        start, end = found.span()
+        before = text[max(0, start - 24) : start].rstrip("\"'\\ ")
+        if start < done or not _simple(before).endswith(_SECRET_NAMES):
+            continue
+        values = _QUOTED.get(found[1], _QUOTED_ODDLY) if found[1] else _BARE
+        if value := values.match(text, end):
+            pieces += (text[done:end], REDACTED)
+            done = value.end()
+    return "".join((*pieces, text[done:]))
+
 
 _EMBEDDED: Final = re.compile(
     r"data:([\w.+-]{1,100}/[\w.+-]{1,100})(?:;[\w=.-]{1,100}){0,3};base64,([A-Za-z0-9+/=_-]*)"
@@ -155,8 +178,9 @@ class Redaction:
 
     def suspected(self, texts: Iterable[str]) -> list[Rule]:
         """The rules that may find something in these texts: cheap, and nearly always none."""
-        joined = "\n".join(texts)
         found = list(self._unanchored)
+        if not (joined := "\n".join(texts)):
+            return found
         for anchor, rule in self._anchored:
             if anchor in joined and rule not in found:
                 found.append(rule)
@@ -210,7 +234,10 @@ def rewritten(text: str, rules: Iterable[Rule]) -> str:
     """A text with what the rules find replaced."""
     found = text
     for rule in rules:
-        found = rule.pattern.sub(rule.replacement, found)
+        if rule.name == "named":
+            found = _without_named(rule.pattern, found)
+        else:
+            found = rule.pattern.sub(rule.replacement, found)
     if isinstance(text, LongText):
         found = LongText(found)
         found.size, found.digest = text.size, text.digest

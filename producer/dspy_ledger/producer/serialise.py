@@ -30,8 +30,8 @@ from pydantic import AnyUrl, BaseModel, RootModel
 
 __all__ = ["SHORT", "Cut", "LongText", "Walk", "encode", "json_bytes", "plain"]
 
-SHORT: Final = 14
-"""A text up to this length (characters) holds no secret that a rule knows and is not looked at again."""
+SHORT: Final = 8
+"""A text up to this length (characters) holds no secret that is looked for without being asked to."""
 
 _ATOMS: Final = frozenset({int, float, bool, NoneType})
 _MOST_DEPTH: Final = 64  # readers take 200 levels, and what is recorded lies within an event
