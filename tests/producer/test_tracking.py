@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import functools
 import inspect
 import json
 import logging
+import pickle
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ from dspy_ledger.cli.demo.model_server import ModelServer
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.producer import Ledger, ModelManager, ProgramManager, instrument, track, uninstrument
 from dspy_ledger.producer.capture import Capture
+from dspy_ledger.producer.dispatch import Mark
 from dspy_ledger.producer.recognition import Recogniser
 from dspy_ledger.settings import Settings
 from producer.streams import entries
@@ -69,6 +72,13 @@ class Calls(dspy.Module):
 
     async def aforward(self, **inputs: Any):
         return await self.what(self.ask, **inputs)
+
+
+class Whole(dspy.Module):
+    """Drops nothing when it is copied, its callbacks neither."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(vars(self))
 
 
 @dataclass
@@ -879,6 +889,12 @@ def test_track_again_replaces_and_a_copy_is_not_tracked(ledger, executions):
     program(question="why?")
     program.deepcopy()(question="not tracked")
     assert [execution["program_name"] for execution in executions()] == ["After"]
+
+
+def test_tracked_module_that_says_itself_what_is_pickled_is_copied_as_before(ledger):
+    tracked = track(Whole(), ledger)
+    for copied in (copy.deepcopy(tracked), tracked.deepcopy(), pickle.loads(pickle.dumps(tracked))):
+        assert [type(callback) for callback in copied.callbacks] == [Mark]  # which nobody is told of
 
 
 def test_tracked_module_within_another_is_part_of_it(ledger, executions):

@@ -241,7 +241,11 @@ class Capture(BaseCallback):
         if self._messages:
             call.messages = _conversation(entry, outputs)
         usage = entry.get("usage") or {}
-        call.usage = {ours: usage[theirs] for theirs, ours in _TOKENS.items() if usage.get(theirs)}
+        call.usage = {
+            ours: count
+            for theirs, ours in _TOKENS.items()
+            if isinstance(count := usage.get(theirs), int | float) and count
+        }
         if usage and not call.usage:
             return  # zeros, as DSPy gives them for some streams: not known
         call.cached = not usage

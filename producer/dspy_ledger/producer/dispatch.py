@@ -21,7 +21,10 @@ __all__ = ["Mark", "directly"]
 
 
 class Mark(BaseCallback):
-    """A callback that has nothing to be told."""
+    """A callback that has nothing to be told; its copies mark nothing."""
+
+    def __reduce__(self) -> Any:
+        return Mark, ()
 
 
 _NO_INPUTS: dict[str, Any] = {}
