@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 import functools
 import gc
+import random
 import types
 import weakref
+from contextlib import suppress
 from itertools import combinations
 from time import perf_counter
 
@@ -15,6 +17,8 @@ import pytest
 
 from dspy_ledger.producer.canonical import canonicalize
 from dspy_ledger.producer.likeness import likeness
+from dspy_ledger.producer.recognition import Recogniser
+from dspy_ledger.producer.testing import MemoryLedger
 from dspy_ledger.producer.watching import Watch
 from producer.programs import Ask, Looped, Nested, Rag, Simple, WithFrozen, agent, find
 
@@ -228,6 +232,29 @@ def test_watch_sees_what_a_module_was_given_beside_its_predictors(change):
     assert canonicalize(program).content_hash != before
     assert not watch.unchanged(program)
     assert Watch(program).unchanged(program)
+
+
+def test_recognised_content_is_always_the_one_read():
+    """Programs made alike and changed at random between their calls: no cache ever tells an old hash."""
+    chance = random.Random(1)
+
+    def rag():
+        program = Rag()
+        program.query.lm = dspy.LM("openai/one")
+        return program
+
+    kinds = ((rag, list(CHANGES.values())), (Chooses, list(CHANGES_OF_CODE.values())))
+    with MemoryLedger() as ledger:
+        recogniser, programs = Recogniser.of(ledger), []
+        for _ in range(300):
+            if len(programs) < 4 or chance.random() < 0.2:
+                make, changes = chance.choice(kinds)
+                programs = [*programs, (make(), changes)][-4:]
+            program, changes = chance.choice(programs)
+            if chance.random() < 0.5:
+                with suppress(AttributeError, IndexError, KeyError):  # it can't be changed so again
+                    chance.choice(changes)(program)
+            assert recogniser.identity_of(program).content_hash == canonicalize(program).content_hash
 
 
 def test_watch_lets_the_hosts_own_attributes_change():
