@@ -152,9 +152,15 @@ def load_settings(**given: object) -> Settings:
     """The settings from the environment, with ``given`` values above them.
 
     Raises:
-        InvalidInput: a value can't be used; the message names the variable.
+        InvalidInput: a value can't be used, or there is no such setting; the message names it.
     """
     _warn_of_misspelt()
+    for name in given:
+        if name not in Settings.model_fields and not name.startswith("_"):
+            near = get_close_matches(name, Settings.model_fields, 1)
+            raise InvalidInput(
+                f"there is no setting {name!r}{f'; did you mean {near[0]!r}?' if near else ''}"
+            )
     try:
         return Settings(**given)  # type: ignore[arg-type]  # validated right here
     except ValidationError as error:

@@ -8,6 +8,7 @@ import dspy
 import pytest
 from dspy.utils import DummyLM
 
+from dspy_ledger.errors import InvalidInput
 from dspy_ledger.producer import ModelManager, ProgramManager
 from dspy_ledger.producer.testing import MemoryLedger
 from dspy_ledger.settings import load_settings
@@ -109,3 +110,14 @@ def test_it_stands_in_where_a_ledger_is_connected(monkeypatch) -> None:
     with MemoryLedger.connect("redis://anywhere", settings=settings, environment="test") as ledger:
         ledger.record("BodyErased", {"event_ids": [], "reason": "x"})
         assert len(ledger.events("BodyErased", reason="x")) == 1
+
+
+def test_the_environment_decides_nothing_in_a_test(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("DSPY_LEDGER_SAMPLE_RATE", "0")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("DSPY_LEDGER_CAPTURE_INPUTS=false\n")
+    assert MemoryLedger().settings.sample_rate == 1
+    assert MemoryLedger().settings.capture_inputs is True
+    assert MemoryLedger(sample_rate=0.5).settings.sample_rate == 0.5
+    with pytest.raises(InvalidInput, match="did you mean .capture_inputs"):
+        MemoryLedger(capture_imputs=False)

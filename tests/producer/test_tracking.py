@@ -27,7 +27,15 @@ from dspy.utils.callback import BaseCallback
 
 from dspy_ledger.cli.demo.model_server import ModelServer
 from dspy_ledger.errors import InvalidInput
-from dspy_ledger.producer import Ledger, ModelManager, ProgramManager, instrument, track, uninstrument
+from dspy_ledger.producer import (
+    Ledger,
+    ModelManager,
+    ProgramManager,
+    instrument,
+    session,
+    track,
+    uninstrument,
+)
 from dspy_ledger.producer.capture import Capture
 from dspy_ledger.producer.dispatch import Mark
 from dspy_ledger.producer.recognition import Recogniser
@@ -1077,3 +1085,24 @@ async def test_forward_that_is_a_coroutine_is_one_execution(ledger, executions):
     [execution] = executions()
     assert execution.tree == ["Calls", *below(PREDICT)]
     assert execution.body["outputs"] == {"answer": "a"}
+
+
+def test_the_name_that_the_host_registers_stands_above_the_one_a_program_gave_itself(ledger, executions):
+    instrument(ledger)
+    program = dspy.Predict("question -> answer")
+    for _ in range(3):  # known by its instance by then
+        program(question="why?")
+    programs = ProgramManager(model_manager=ModelManager({"m": DummyLM([{"answer": "x"}])}), ledger=ledger)
+    programs.register_program(program, name="Support answers")
+    program(question="why?")
+    dspy.Predict("question -> answer")(question="why?")
+    names = [execution["program_id"] for execution in executions()]
+    assert names == ["question_to_answer"] * 3 + ["support_answers"] * 2
+
+
+def test_the_trace_of_a_session_stands_on_its_executions_unless_the_call_names_another(ledger, executions):
+    instrument(ledger)
+    with session(trace_id="request-1"), session("s"):
+        dspy.Predict("question -> answer")(question="why?")
+    dspy.Predict("question -> answer")(question="why?")
+    assert [execution["trace_id"] for execution in executions()] == ["request-1", None]

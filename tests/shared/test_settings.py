@@ -49,6 +49,8 @@ def test_folders_default_to_the_working_folder_and_home_is_expanded() -> None:
         ({"database_url": "postgresql://x"}, "stores in SQLite only"),
         ({"stream_prefix": "a{b"}, "without braces"),
         ({"log_level": "loud"}, "DSPY_LEDGER_LOG_LEVEL='loud' can't be used: "),
+        ({"capture_imputs": False}, "there is no setting 'capture_imputs'; did you mean 'capture_inputs'?"),
+        ({"nonsense": 1}, "there is no setting 'nonsense'"),
     ],
 )
 def test_what_can_not_be_is_refused_in_one_line_that_names_the_variable(given, says) -> None:

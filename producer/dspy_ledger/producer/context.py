@@ -21,6 +21,7 @@ class Ambient(NamedTuple):
     user_id: str | None = None
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = MappingProxyType({})
+    trace_id: str | None = None
 
 
 _NOTHING = Ambient()
@@ -53,6 +54,7 @@ def session(
     user: str | None = None,
     tags: Iterable[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    trace_id: str | None = None,
 ) -> Iterator[None]:
     """Say whose the executions in this block are.
 
@@ -64,6 +66,7 @@ def session(
     Args:
         session_id: of a conversation, for example; None keeps the outer one.
         user: an id of yours; None keeps the outer one.
+        trace_id: of the request, to find its executions by; sampling decides by it. None keeps the outer one.
 
     Raises:
         InvalidInput: an id is empty or longer than 512 characters, tags are no texts, or metadata is no
@@ -75,6 +78,7 @@ def session(
         outer.user_id if user is None else id_text("user", user),
         tuple(dict.fromkeys((*outer.tags, *tag_list(tags)))),
         {**outer.metadata, **(plain_mapping("metadata", metadata) or {})},
+        outer.trace_id if trace_id is None else id_text("trace_id", trace_id),
     )
     token = _ambient.set(inner)
     overrides = _dspy_overrides()

@@ -89,7 +89,7 @@ class Execution:
     Args:
         model: what was asked for; None takes the LM that DSPy's settings say, or what answered.
         id_of: the model id of an LM; None takes its model's name.
-        trace_id: the host's own, to find the execution by.
+        trace_id: the host's own, to find the execution by; None takes that of ``session(…)``.
         metadata: kept with the execution.
     """
 
@@ -110,8 +110,8 @@ class Execution:
         self._ledger = ledger
         self._model = model
         self._id_of = id_of or _name_of
-        self._trace_id = None if trace_id is None else str(trace_id)
         self._around = ambient()
+        self._trace_id = self._around.trace_id if trace_id is None else str(trace_id)
         self._metadata = {**self._around.metadata, **(metadata or {})}
         self._lm: Any = None
         self._adapter: Any = None

@@ -90,13 +90,14 @@ class Recogniser:
         if remembered is not None and (remembered.instance() is not program or remembered.name != name):
             remembered = None
         if remembered is not None and remembered.watch is not None and remembered.watch.unchanged(program):
-            remembered.identity = identity = self.versioned(remembered.identity)
-            return identity
+            identity = self.versioned(remembered.identity)
+            if name is not None or not self._has_another_name(identity):
+                remembered.identity = identity
+                return identity
         watch = None
         with suppress(Exception):  # the host's own attributes: then it is read at every call
-            watch = (
-                None if remembered is None else Watch(program)
-            )  # first: what changes meanwhile is seen next
+            # First: what changes meanwhile is seen next.
+            watch = None if remembered is None else Watch(program)
         identity, lasting = self._identify(program, name, tags)
         if lasting:
             self._remember(program, watch, name, identity)
@@ -110,6 +111,11 @@ class Recogniser:
         if known is None or (known.version, known.provisional) == (identity.version, identity.provisional):
             return identity
         return replace(identity, version=known.version, provisional=known.provisional)
+
+    def _has_another_name(self, identity: Identity) -> bool:
+        """Whether the host registered that content since, under a name that it chose."""
+        held = None if identity.content_hash is None else self.registry.held(identity.content_hash)
+        return held is not None and held.id != identity.program_id
 
     def _identify(self, program: Any, name: str | None, tags: Iterable[str]) -> tuple[Identity, bool]:
         """Which program it is, and whether that may be remembered."""

@@ -182,16 +182,16 @@ class ProgramRegistry:
                     data, event_id=proposal.event_id, provisional=undecided, version=decision.version
                 )
             )
-        self.holds(kept)
+            self._here.setdefault(kept.content_hash, kept.id)
         return kept, decision.warning
 
     def holds(self, metadata: ProgramMetadata) -> None:
-        """Note that this process registered or loaded that content."""
+        """Note that the host registered or loaded that content, under a name that it chose."""
         with self._lock:
-            self._here.setdefault(metadata.content_hash, metadata.id)
+            self._here[metadata.content_hash] = metadata.id
 
     def held(self, content_hash: str) -> ProgramMetadata | None:
-        """What this process registered or loaded that content as, first; None when it did not."""
+        """What the host registered or loaded that content as, last; else what it registered itself as."""
         with self._lock:
             program_id = self._here.get(content_hash)
             return None if program_id is None else self.of_content(program_id, content_hash)

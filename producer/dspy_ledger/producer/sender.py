@@ -25,7 +25,7 @@ from dspy_ledger.errors import LedgerUnavailable
 from dspy_ledger.keys import Keys
 from dspy_ledger.producer.outbox import Chunk, Outbox
 from dspy_ledger.producer.server import Found, Problem, Server, client_of_one_connection, problem_of
-from dspy_ledger.producer.wal import Commands, Record, WalFolder, scan
+from dspy_ledger.producer.wal import Commands, Record, WalFolder, address_of, scan
 
 __all__ = ["Ask", "Registrar", "Sender", "Sends"]
 
@@ -153,6 +153,7 @@ class Sender(Sends):
         self.last_error: str | None = None
         self.adopted_events = 0
         self._redis_url = redis_url
+        self._where = f"Redis at {address_of(redis_url)}"
         self._keys = keys
         self._outbox = outbox
         self._folder = folder
@@ -252,7 +253,8 @@ class Sender(Sends):
             self._outbox.report("interval")
         self._answer()
         client = self._connected()
-        self._adopt()
+        if self._adopt():
+            self._learn_marks(client)  # most of it may be stored
         for outbox in self._outboxes():
             self._send(client, outbox)
         self._learn_marks(client)
@@ -326,7 +328,7 @@ class Sender(Sends):
     def _back_off(self, error: Exception) -> None:
         problem = problem_of(error)
         if self.problem != problem:
-            _log.warning("Redis takes no events (%s: %s); they are kept here", problem, error)
+            _log.warning("%s takes no events (%s: %s); they are kept here", self._where, problem, error)
         self.problem, self.last_error = problem, f"{type(error).__name__}: {error}"
         self.state = "disconnected"
         self._disconnect()
@@ -339,7 +341,7 @@ class Sender(Sends):
 
     def _say_well(self) -> None:
         if self.state == "disconnected":
-            _log.warning("Redis takes events again%s", _lost(self.found))
+            _log.warning("%s takes events again%s", self._where, _lost(self.found))
         self.state, self.problem, self.last_error, self._failures = "connected", None, None, 0
 
     def _disconnect(self) -> None:
@@ -445,15 +447,18 @@ class Sender(Sends):
                 self._let_go(instance, outbox, lock)
         self._notify()
 
-    def _adopt(self) -> None:
+    def _adopt(self) -> bool:
+        """Take over what dead processes left, now and then; whether there was something."""
         if not self._adoption.is_due():
-            return
+            return False
+        before = self.adopted_events
         abandoned = self._folder.abandoned()
         try:
             while len(self._adopted) < _MOST_ADOPTED and (one := next(abandoned, None)) is not None:
                 self._adopt_one(*one)
         except OSError as error:
             _log.warning("can't look for write-ahead files of other processes: %s", error)
+        return self.adopted_events > before
 
     def _adopt_one(self, instance: str, lock: int, paths: list[Path]) -> None:
         try:

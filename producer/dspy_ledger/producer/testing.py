@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -55,8 +54,8 @@ class MemoryLedger(Ledger):
     """A ledger for tests; use it wherever a :class:`Ledger` is taken.
 
     Args:
-        given: any setting by its name, e.g. ``sample_rate=0.1``. The environment and ``.env`` are read like
-            everywhere; Redis and the write-ahead folder in them are not used.
+        given: any setting by its name, e.g. ``sample_rate=0.1``. The environment and ``.env`` are not read: a
+            test gives the same everywhere.
     """
 
     def __init__(self, **given: Any) -> None:
@@ -65,8 +64,9 @@ class MemoryLedger(Ledger):
         except ImportError:
             raise ImportError("MemoryLedger needs fakeredis: pip install 'dspy-ledger[testing]'") from None
         self._client: Any = FakeRedis()
+        defaults = {name: field.get_default() for name, field in Settings.model_fields.items()}
         super().__init__(
-            load_settings(**{**given, "redis_url": "redis://memory", "wal_dir": Path("/nonexistent")})
+            load_settings(**{"_env_file": None, **defaults, **given, "redis_url": "redis://memory"})
         )
 
     @classmethod

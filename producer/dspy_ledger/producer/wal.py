@@ -320,10 +320,15 @@ def _unlink(path: Path) -> None:
         _log.warning("can't remove a write-ahead file that is done with: %s", error)
 
 
-def _folder_name(redis_url: str, prefix: str) -> str:
-    # As redis-py understands the URL: where it leads, not how it is spelled or who asks.
+def address_of(redis_url: str) -> str:
+    """Where a URL leads, without who asks there."""
+    # As redis-py understands the URL: not how it is spelled.
     meant = parse_url(redis_url)  # type: ignore[no-untyped-call]
-    where = meant.get("path") or f"{meant.get('host', 'localhost')}_{meant.get('port', 6379)}"
-    exact = f"{where}_{meant.get('db', 0)}_{prefix}"
+    where = meant.get("path") or f"{meant.get('host', 'localhost')}:{meant.get('port', 6379)}"
+    return f"{where}/{meant.get('db', 0)}"
+
+
+def _folder_name(redis_url: str, prefix: str) -> str:
+    exact = f"{address_of(redis_url)}_{prefix}"
     readable = re.sub(r"[^A-Za-z0-9._-]", "-", exact).strip("-")[:150]
     return f"{readable}_{sha256(exact.encode()).hexdigest()[:8]}"
