@@ -119,5 +119,5 @@ def test_the_environment_decides_nothing_in_a_test(monkeypatch, tmp_path) -> Non
     assert MemoryLedger().settings.sample_rate == 1
     assert MemoryLedger().settings.capture_inputs is True
     assert MemoryLedger(sample_rate=0.5).settings.sample_rate == 0.5
-    with pytest.raises(InvalidInput, match="did you mean .capture_inputs"):
+    with pytest.raises(InvalidInput, match=r"did you mean .capture_inputs"):
         MemoryLedger(capture_imputs=False)
