@@ -19,6 +19,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
+import hiredis
 import redis
 
 from dspy_ledger.errors import LedgerUnavailable
@@ -426,7 +427,7 @@ class Sender(Sends):
         connection: Any = client.connection_pool.get_connection()
         try:
             connection.send_packed_command(commands, check_health=False)
-            return [_reply(connection) for _ in range(count)]
+            return _replies(connection, count)
         finally:
             client.connection_pool.release(connection)
 
@@ -499,6 +500,26 @@ class Sender(Sends):
     def _notify(self) -> None:
         with self._progress:
             self._progress.notify_all()
+
+
+def _replies(connection: Any, count: int) -> list[Any]:
+    """The answers to so many XADDs: entry ids and errors.
+
+    Taken from hiredis at once where redis-py's connection has it: by its own method each takes some
+    microseconds, all of them with the interpreter's lock held, for which one call of the host waits.
+    """
+    parser = getattr(connection, "_parser", None)
+    reader = getattr(parser, "_reader", None)
+    if parser is None or not isinstance(reader, hiredis.Reader):
+        return [_reply(connection) for _ in range(count)]
+    replies: list[Any] = []
+    while len(replies) < count:
+        reply = reader.gets(False)
+        if isinstance(reply, bytes | Exception):
+            replies.append(reply)
+        else:
+            parser.read_from_socket()
+    return replies
 
 
 def _reply(connection: Any) -> Any:
