@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.producer import Ledger, ModelManager, ProgramManager, session
+from dspy_ledger.producer.canonical import canonicalize
 from dspy_ledger.producer.context import Ambient, ambient
 from dspy_ledger.producer.limits import fit
 from dspy_ledger.producer.recorder import is_sampled, record_execution
@@ -342,6 +343,82 @@ def test_assignments_within_a_text_are_taken_out_by_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Authorization: Basic dXNlcjpwYXNzd29yZA==", "Authorization: [redacted]"),
+        ("GET /\nAuthorization: abcd\nAccept: */*", "GET /\nAuthorization: [redacted]\nAccept: */*"),
+        ("curl -H 'X-API-Key: 9f8e7d6c5b' -d x", "curl -H 'X-API-Key: [redacted]' -d x"),
+        ('curl -H "authorization: Token abcdef"', 'curl -H "authorization: [redacted]"'),
+        ("Cookie: id=abc; theme=dark\n", "Cookie: [redacted]\n"),
+        ("user: ada\n  api_key: abc123def\n", "user: ada\n  api_key: [redacted]\n"),
+        ("the password: hunter2, said she", "the password: [redacted], said she"),
+        ('password: "correct horse"\n', 'password: "[redacted]"\n'),
+        ("openai_key: 0123456789", "openai_key: [redacted]"),
+        ('API_KEY = "abcdef"', 'API_KEY = "[redacted]"'),
+        ('password: str = "hunter"', 'password: str = "[redacted]"'),
+    ],
+)
+def test_headers_and_yaml_within_a_text_are_taken_out_by_name(text, expected) -> None:
+    assert rewritten(text, Redaction.of(True, (), ()).suspected([text])) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: must be long",
+        "Password: required. Secret: none.",
+        "Authorization: you must be logged in",
+        "authorization: str\n    password: SecretStr\n    api_key: str | None = None\n",
+        "def login(password: str, api_key: Optional[str] = None) -> Token: ...",
+        'headers = {"X-Api-Key": key}; "Authorization: " + value + " or so"',
+        "api_key: sha256(text)\npassword: ${DB_PASSWORD_1}\nsecret: {{ vault.secret1 }}",
+        "question: what is a token: 12345678?\nversion: 1.2.3456\nmode: x86_64",
+        "valid_token: abc12345 invalid_token=abcdefgh",
+        "sk-learn-version-1-2 and sk-learn-compatibility-2024",
+        "primary_key: users_2024 and foreign key: orders_2024",
+    ],
+)
+def test_prose_and_code_that_only_name_a_secret_stay(text) -> None:
+    assert rewritten(text, Redaction.of(True, (), ()).suspected([text])) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["question: what?\nnext version: 1.2.3", "mode: a, word: b, base: c", "https://h/: 12:30"]
+)
+def test_a_colon_alone_raises_no_suspicion(text) -> None:
+    assert Redaction.of(True, (), ()).suspected([text]) in ([], [r for r in SECRETS if r.name == "password"])
+
+
+def test_plurals_and_keys_of_providers_are_secret_names_and_validity_is_none(make_manager, valkey) -> None:
+    names = "passwords api_keys client_secret client_secrets openai_key ANTHROPIC_KEY passcode credential"
+    hidden = dict.fromkeys(names.split(), "long enough")
+    shown = dict.fromkeys(("valid_token", "invalid_token", "monkey", "primary_key"), "long enough")
+    manager = make_manager()
+    call(manager, given={**hidden, **shown})
+    _, body = the_one(manager, valkey)
+    assert body["inputs"]["given"] == {**dict.fromkeys(hidden, "[redacted]"), **shown}
+
+
+def test_headers_given_as_pairs_or_as_names_and_values_are_taken_out_by_name(make_manager, valkey) -> None:
+    manager = make_manager()
+    call(
+        manager,
+        pairs=[("Authorization", "abcd"), ("Accept", "text/html")],
+        named=[{"name": "Authorization", "value": "abcd"}, {"name": "Accept", "value": "text/html"}],
+        columns=["password", "username"],
+    )
+    _, body = the_one(manager, valkey)
+    assert body["inputs"] == {
+        "pairs": [["Authorization", "[redacted]"], ["Accept", "text/html"]],
+        "named": [
+            {"name": "Authorization", "value": "[redacted]"},
+            {"name": "Accept", "value": "text/html"},
+        ],
+        "columns": ["password", "username"],
+    }
+
+
+@pytest.mark.parametrize(
     "secret", ["it's-a-secret", 'with "quotes" in it', "back\\slash\\", "two words", "s" * 3000]
 )
 def test_a_named_value_is_taken_out_whole_however_it_is_quoted(secret) -> None:
@@ -408,6 +485,34 @@ def test_program_state_is_recorded_as_it_is_and_a_secret_in_it_is_said_once(
     said = [record.message for record in caplog.records if "secret" in record.message]
     assert len(said) == 1
     assert "'leaky_one'" in said[0]
+
+
+class Sourced(dspy.Module):
+    """A program whose code holds a secret, beside what only names one."""
+
+    def forward(self, settings):
+        self.database = {"password": "hunter2", "max_tokens": 5}
+        return dspy.LM("m", api_key=settings.api_key, password=ambient(), note="acct-123456")
+
+
+def test_source_code_is_recorded_redacted_with_the_hashes_of_the_original(
+    make_manager, valkey, caplog
+) -> None:
+    manager = make_manager(redact_patterns=["acct-[0-9]{6}"])
+    known = manager.register_program(Sourced(), name="Sourced")
+    data = recorded(manager, valkey, "ProgramRegistered")[-1].envelope["data"]
+    original = canonicalize(Sourced())
+    assert "hunter2" in original.source_code
+    expected = original.source_code.replace("hunter2", "[redacted]").replace("acct-123456", "[redacted]")
+    assert data["source_code"] == expected
+    assert (data["code_hash"], data["content_hash"]) == (original.code_hash, original.content_hash)
+    (said,) = [record.message for record in caplog.records if "secret" in record.message]
+    assert said == "of program 'sourced': its source code holds what looks like a secret and was redacted"
+    assert known
+    open_manager = make_manager(redact=False)
+    open_manager.register_program(Sourced(), name="Open")
+    data = recorded(open_manager, valkey, "ProgramRegistered")[-1].envelope["data"]
+    assert data["source_code"] == original.source_code
 
 
 nested = st.recursive(

@@ -23,18 +23,43 @@ _told: set[str] = set()
 _MOST_NAMES = 10_000
 _LONGEST_NAME = 64  # characters: of a name that is remembered
 
+_PROVIDERS: Final = (
+    *("openai", "anthropic", "groq", "gemini", "google", "mistral", "cohere", "azure", "aws", "deepseek"),
+    *("together", "fireworks", "openrouter", "huggingface", "perplexity", "replicate", "nvidia", "voyage"),
+    *("pinecone", "qdrant", "weaviate", "tavily", "serper", "langfuse", "langsmith", "stripe"),
+)
+
 _SECRET_NAMES: Final = (
-    *("apikey", "secretkey", "accesskey", "accesskeyid", "privatekey", "signingkey", "encryptionkey"),
-    *("password", "passwd", "pwd", "passphrase", "secret", "authorization", "cookie", "credentials"),
+    *(
+        "apikey",
+        "apikeys",
+        "secretkey",
+        "accesskey",
+        "accesskeyid",
+        "privatekey",
+        "signingkey",
+        "encryptionkey",
+    ),
+    *("password", "passwords", "passwd", "pwd", "passphrase", "passcode", "secret", "secrets"),
+    *("authorization", "cookie", "credential", "credentials"),
     *("accesstoken", "refreshtoken", "authtoken", "idtoken", "sessiontoken", "bearertoken", "securitytoken"),
     *("apitoken", "bottoken", "usertoken", "oauthtoken", "csrftoken", "githubtoken", "gitlabtoken"),
     *("slacktoken", "hftoken"),
+    *(f"{provider}key" for provider in _PROVIDERS),
 )
 """Ends of names, in small letters and without what divides words: ``max_tokens`` is none, nor ``token``."""
 
 
+_PLAIN_NAMES: Final = ("validtoken", "paidtoken")
+"""Ends of names that are no secret though they end like an ``id_token``."""
+
+
 def _simple(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").replace(".", "").replace(" ", "")
+
+
+def _is_secret(simple: str) -> bool:
+    return simple.endswith(_SECRET_NAMES) and not simple.endswith(_PLAIN_NAMES)
 
 
 class Rule(NamedTuple):
@@ -57,18 +82,38 @@ def _rule(
     return Rule(name, tuple(anchors.split()), re.compile(pattern), replacement or f"[redacted: {name}]")
 
 
-_TAILS: Final = "(?i:key|ret|ord|swd|ase|pwd|ion|ken|kie)"
+_TAILS: Final = "(?i:key|eys|ret|ets|ord|rds|swd|ase|ode|pwd|ion|ken|kie|ial|als)"
+_ENDS: Final = (
+    "key keys secret secrets password passwords passwd pwd phrase passcode authorization token cookie"
+)
+_BEFORE_COLON: Final = "|".join(f"(?<={end}:)" for end in [*_ENDS.split(), "credential", "credentials"])
+_NAMED_BEFORE: Final = rf"(?i:(?<=[aeikoprs][adeilorstwy][delnsty]:)(?:{_BEFORE_COLON}))"
+"""After a colon: the first part is there to be fast, and says no to nearly every other word."""
+_QUOTE: Final = r"\\{0,3}[\"']"
+_BARE_CHARACTER: Final = r"[^\s\"'&,;(){}<>\[\]\\]"
+_SCALAR: Final = (
+    rf"(?={_BARE_CHARACTER.replace('^', '^0-9')}{{0,200}}[0-9]){_BARE_CHARACTER}{{6,}}+(?![(\[{{])"
+)
+"""A value without quotes that is neither a word nor a call: six characters or more, one of them a digit."""
 
 
 def _with_digit(what: str) -> Callable[[re.Match[str]], str]:
-    """Of what looks like a key, where it has a digit: words joined by hyphens have none."""
+    """Of what looks like a token, where it has a digit: a word has none."""
     return lambda found: what if any(map(str.isdigit, found[0])) else found[0]
 
 
+_RANDOM: Final = re.compile(r"(?=[A-Za-z]{0,500}[0-9])(?=[0-9]{0,500}[A-Za-z])[A-Za-z0-9]{8}")
+
+
+def _api_key(found: re.Match[str]) -> str:
+    """Where letters and digits are mixed: in words and numbers joined by hyphens they are not."""
+    return "[redacted: api key]" if _RANDOM.search(found[0]) else found[0]
+
+
+_ASSIGNED: Final = rf"=(?:(?<={_TAILS}=)|(?<={_TAILS} =) {{0,3}}(?={_QUOTE}))"
+
 SECRETS: Final = (
-    _rule(
-        "api key", "sk-", r"sk-(?<![A-Za-z0-9]sk-)[A-Za-z0-9_-]{16,500}", _with_digit("[redacted: api key]")
-    ),
+    _rule("api key", "sk-", r"sk-(?<![A-Za-z0-9]sk-)[A-Za-z0-9_-]{16,500}", _api_key),
     _rule("api key", "gsk_", r"gsk_(?<![A-Za-z0-9]gsk_)[A-Za-z0-9]{20,200}"),
     _rule("api key", "_live_", r"[sr]k_live_[A-Za-z0-9]{20,200}"),
     _rule("api key", "AIza", r"AIza(?<![A-Za-z0-9]AIza)[A-Za-z0-9_-]{35,60}"),
@@ -98,18 +143,40 @@ SECRETS: Final = (
         r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----)?",
     ),
     _rule("password", "://", r"(://[^\s/:@]{0,256}:)[^\s/@]{1,256}@", r"\1[redacted: password]@"),
-    _rule("named", "=", rf"=(?<={_TAILS}=)((?:\\{{0,3}}[\"'])?)", REDACTED),
+    _rule("named", "=", rf"{_ASSIGNED}((?:{_QUOTE})?)", REDACTED),
+    _rule(
+        "named",
+        ":",
+        rf":{_NAMED_BEFORE}[ \t]{{1,3}}(?:str(?: \| None)? = )?((?:{_QUOTE}(?=\w))?)",
+        REDACTED,
+    ),
     _rule(
         "named",
         "\": ':",
         rf"[\"'](?:(?<={_TAILS}[\"'])|(?<={_TAILS}\\[\"'])|(?<={_TAILS}\\\\\\[\"']))"
-        rf"\s{{0,3}}:\s{{0,3}}(\\{{0,3}}[\"'])",
+        rf"\s{{0,3}}:\s{{0,3}}({_QUOTE})",
         REDACTED,
     ),
 )
 """What is looked for without being asked to."""
 
-_BARE: Final = re.compile(r"[^\s\"'&,;(){}<>\[\]\\]{6,}")
+_IN_SOURCE: Final = tuple(
+    _rule("named", "=", rf"{_ASSIGNED}({_QUOTE}|(?={_SCALAR}))", REDACTED) if rule.anchors == ("=",) else rule
+    for rule in SECRETS
+)
+"""The same in program code, where ``api_key=settings.api_key`` says nothing."""
+
+_BARE: Final = re.compile(rf"{_BARE_CHARACTER}{{6,}}")
+_AFTER_COLON: Final = re.compile(
+    r"(?i:basic|bearer|token|apikey|negotiate|ntlm) +[^\s\"'\\,;(){}<>\[\]]{4,}"
+    r"|(?i:digest|aws4-hmac-sha256) +\w+=[^\n]+"
+    rf"|{_SCALAR}"
+)
+_AFTER_HEADER: Final = re.compile(
+    rf"{_AFTER_COLON.pattern}"
+    r"|(?:[A-Za-z][\w-]{0,30} +)?[^\s\"'\\(){}<>\[\]]++(?=[ \t]{0,20}(?:[\"'\\\n\r]|\Z))"
+)
+_AFTER_COOKIE: Final = re.compile(r"[\w.-]{1,100}=[^\n\r\"'\\]+")
 _QUOTED: Final = {
     '"': re.compile(r'(?:[^"\\\n]|\\.)+'),
     "'": re.compile(r"(?:[^'\\\n]|\\.)+"),
@@ -118,8 +185,17 @@ _QUOTED: Final = {
 _QUOTED_ODDLY: Final = re.compile(r"[^\"'\\\n]+")
 
 
+def _unquoted(head: str, before: str) -> re.Pattern[str]:
+    """What a value looks like that no quote begins, by what stands before it."""
+    if head.startswith("="):
+        return _BARE
+    if before.endswith(("Authorization", "AUTHORIZATION")):
+        return _AFTER_HEADER
+    return _AFTER_COOKIE if _simple(before).endswith("cookie") else _AFTER_COLON
+
+
 def _without_named(head: re.Pattern[str], text: str) -> str:
-    """Without the values of ``name=value`` and ``"name": "value"`` whose name says that it is a secret.
+    """Without the values of ``name=value``, ``name: value`` and ``"name": "value"`` whose name is a secret's.
 
     The head is what stands between the two, and its group the quote, so that the value ends where that does.
     """
@@ -128,9 +204,9 @@ def _without_named(head: re.Pattern[str], text: str) -> str:
     for found in head.finditer(text):
         start, end = found.span()
         before = text[max(0, start - 24) : start].rstrip("\"'\\ ")
-        if start < done or not _simple(before).endswith(_SECRET_NAMES):
+        if start < done or not _is_secret(_simple(before)):
             continue
-        values = _QUOTED.get(found[1], _QUOTED_ODDLY) if found[1] else _BARE
+        values = _QUOTED.get(found[1], _QUOTED_ODDLY) if found[1] else _unquoted(found[0], before)
         if value := values.match(text, end):
             pieces += (text[done:end], REDACTED)
             done = value.end()
@@ -167,6 +243,7 @@ class Redaction:
         own = tuple(Rule("own", None, re.compile(pattern), REDACTED) for pattern in patterns)
         self.keys = _Keys(tuple(_simple(name) for name in fields), secrets=secrets)
         self._unanchored = own if secrets else ()
+        self._of_source = (*own, *_IN_SOURCE) if secrets else ()
         rules = (*SECRETS, _BINARIES) if secrets else (_BINARIES,)
         self._anchored = [(anchor, rule) for rule in rules for anchor in rule.anchors or ()]
 
@@ -182,9 +259,13 @@ class Redaction:
         if not (joined := "\n".join(texts)):
             return found
         for anchor, rule in self._anchored:
-            if anchor in joined and rule not in found:
+            if anchor in joined and rule not in found and (anchor != ":" or rule.pattern.search(joined)):
                 found.append(rule)
         return found
+
+    def source(self, text: str) -> str:
+        """A program's code with what is a secret replaced."""
+        return rewritten(text, self._of_source)
 
 
 class _Keys(dict[str, str | None]):
@@ -192,14 +273,15 @@ class _Keys(dict[str, str | None]):
 
     def __init__(self, fields: tuple[str, ...], *, secrets: bool) -> None:
         super().__init__()
-        self._ends = _SECRET_NAMES if secrets else ()
+        self._secrets = secrets
         self._names = frozenset(fields) if secrets else frozenset()
 
     def __missing__(self, name: str) -> str | None:
         if len(name) > _LONGEST_NAME:
             return ""
         simple = _simple(name)
-        mark = REDACTED if simple.endswith(self._ends) or simple in self._names else None
+        secret = (self._secrets and _is_secret(simple)) or simple in self._names
+        mark = REDACTED if secret else None
         if mark is None and len(name) > SHORT and not name.replace("_", "").isalpha():
             mark = ""
         if len(self) >= _MOST_NAMES:
@@ -208,17 +290,28 @@ class _Keys(dict[str, str | None]):
         return mark
 
 
-def warn_of_secrets(program_id: str, state: Any) -> None:
-    """Say once of a program that its instructions or demos hold what looks like a secret."""
+def warn_of_secrets(program_id: str, state: Any, *, source: bool) -> None:
+    """Say once of a program that it holds what looks like a secret.
+
+    Args:
+        state: its instructions and demos; None where they are not recorded.
+        source: whether something was taken out of its source code.
+    """
+    if program_id in _told:
+        return
     text = encode(state).decode()
     rules = [rule for rule in SECRETS if any(anchor in text for anchor in rule.anchors or ())]
-    if program_id not in _told and rules and rewrite(state, rules) != state:
-        _told.add(program_id)
-        _log.warning(
-            "the instructions or demos of program %r hold what looks like a secret; they are recorded as they"
-            " are, since they make the version",
-            program_id,
+    said = []
+    if source:
+        said.append("its source code holds what looks like a secret and was redacted")
+    if rules and rewrite(state, rules) != state:
+        said.append(
+            "its instructions or demos hold what looks like a secret and are recorded as they are, since they"
+            " make the version"
         )
+    if said:
+        _told.add(program_id)
+        _log.warning("of program %r: %s", program_id, "; ".join(said))
 
 
 def rewrite(value: Any, rules: Iterable[Rule]) -> Any:

@@ -19,7 +19,7 @@ from dspy_ledger.producer.canonical import Canonical
 from dspy_ledger.producer.ledger import Ledger
 from dspy_ledger.producer.proposals import Proposal, Settled
 from dspy_ledger.producer.recorder import captured
-from dspy_ledger.producer.redaction import warn_of_secrets
+from dspy_ledger.producer.redaction import Redaction, warn_of_secrets
 from dspy_ledger.producer.serialise import encode, plain
 from dspy_ledger.registry_format import decode_content, decode_known
 from dspy_ledger.versions import Known, highest_release
@@ -132,6 +132,7 @@ class ProgramRegistry:
         """Register a content; see :meth:`register`."""
         data = {
             **canonical.description(),
+            "source_code": self._source(program_id, canonical),
             "program_id": program_id,
             "name": name,
             "description": description,
@@ -143,20 +144,28 @@ class ProgramRegistry:
         }
         proposal = Proposal.make(
             plain(data),
-            self._state(program_id, canonical),
+            self._state(canonical),
             requested=requested,
             base_version=base_version,
             parent_content=parent.content_hash if parent else None,
         )
         return self.register(proposal, timeout=timeout)
 
-    def _state(self, program_id: str, canonical: Canonical) -> bytes | None:
+    def _source(self, program_id: str, canonical: Canonical) -> str | None:
+        """The source code as it is recorded. Hashes are of the original, so it may be redacted."""
+        settings, source = self._ledger.settings, canonical.source_code
+        if settings.redact:
+            redaction = Redaction.of(settings.redact, settings.redact_fields, settings.redact_patterns)
+            source = source and redaction.source(source)
+            state = canonical.state if settings.capture_demos else None
+            warn_of_secrets(program_id, state, source=source != canonical.source_code)
+        return source
+
+    def _state(self, canonical: Canonical) -> bytes | None:
         """What a registration's body holds. It is what the hash is about, so nothing is redacted or cut."""
         settings = self._ledger.settings
         if not settings.capture_demos:
             return None
-        if settings.redact:
-            warn_of_secrets(program_id, canonical.state)
         return encode(captured(settings, "demos", canonical.state))
 
     def register(self, proposal: Proposal, *, timeout: float = _DECIDE) -> tuple[ProgramMetadata, str | None]:

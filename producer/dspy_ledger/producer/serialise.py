@@ -130,6 +130,8 @@ class Walk:
         try:
             if kind is dict:
                 return self._fields(value, depth)
+            if kind is tuple and len(value) == 2 and self._keys is not None and type(value[0]) is str:
+                return self._pair(value, self._keys[value[0]], depth)
             if kind is list or kind is tuple:
                 return self._items(value, len(value), depth)
             return self._object(value, kind, depth)
@@ -162,9 +164,21 @@ class Walk:
                 found[name] = item if kind in _ATOMS else self.plain(item, depth)
         if most < size:
             found[_another("…", found)] = self._left_out(size - most)
+        if (
+            keys is not None
+            and "value" in found
+            and type(header := found.get("name")) is str
+            and keys[header]
+        ):
+            found["value"] = keys[header]  # a header as it is often written
         if type(encoded := dict.get(value, "data")) is str and len(encoded) > 64:
             self._encoded_field(encoded, found)
         return found
+
+    def _pair(self, value: tuple[str, Any], instead: str | None, depth: int) -> list[Any]:
+        """Such as a header: a name and its value."""
+        hides = instead and type(value[1]) is str
+        return self._items((value[0], instead) if hides else value, 2, depth)
 
     def _items(self, value: Iterable[Any], size: int, depth: int) -> list[Any]:
         depth += 1
