@@ -58,17 +58,20 @@ class Host:
     def wait_for(self, line: str) -> list[str]:
         """Block until the process wrote that line; the lines before it."""
         before: list[str] = []
-        assert self.process.stdout is not None
-        for said in iter(self.process.stdout.readline, ""):
-            if said.strip() == line:
+        for said in iter(self.read, ""):
+            if said == line:
                 return before
-            before.append(said.strip())
+            before.append(said)
         raise AssertionError(f"ended with {self.process.wait()}: {self.process.communicate()[1]}")
 
     def read(self) -> str:
-        """The next line it writes."""
+        """The next line it writes; empty at its end."""
+        # Byte by byte: what a buffer had read ahead, ``communicate`` would not find.
         assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        said = b""
+        while (byte := os.read(self.process.stdout.fileno(), 1)) not in (b"", b"\n"):
+            said += byte
+        return said.decode().strip()
 
     def end(self, code: int = 0, *, say: str = "", timeout: float = 30) -> list[str]:
         """Wait for its end; what it wrote to stdout, by words. It must have nothing to complain of."""

@@ -422,7 +422,7 @@ def test_what_a_terminated_process_had_recorded_comes_with_the_next_start(
 ) -> None:
     """SIGTERM's own handling ends a process like kill -9: no exit handler runs."""
     host = start(settings, "ledger = Ledger.connect()\nwhile True: record(ledger)")
-    ids = [line.strip() for line, _ in zip(iter(host.process.stdout.readline, ""), range(500), strict=False)]
+    ids = [host.read() for _ in range(500)]
     host.process.terminate()
     ids += host.end(-signal.SIGTERM)
     with Ledger.connect(settings=settings):
