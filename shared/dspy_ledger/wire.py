@@ -20,6 +20,7 @@ from dspy_ledger.errors import InvalidEvent
 from dspy_ledger.events import EVENT_TYPES, event_adapter
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
 from dspy_ledger.timestamps import canonical_time
+from dspy_ledger.upcasting import UPCASTERS, upcast
 
 __all__ = [
     "Encoder",
@@ -42,8 +43,9 @@ _MOST_LEVELS = 200
 class Entry:
     """One valid event as it arrived.
 
-    ``envelope`` is the decoded CloudEvent, ``payload`` its bytes, ``time`` its time in the one spelling,
-    ``digest`` the SHA-256 of payload (which holds the body's digest): equal digests, equal events.
+    ``payload`` is the CloudEvent's bytes, ``envelope`` what they say in the newest type, which is ``type``;
+    ``time`` is its time in the one spelling, ``digest`` the SHA-256 of payload (which holds the body's
+    digest): equal digests, equal events.
     """
 
     event_id: str
@@ -138,8 +140,12 @@ def encode(
     return b"".join((before, b"%010d" % sequence, *after))
 
 
-def decode(fields: Mapping[bytes, bytes]) -> Entry:
-    """One stream entry's fields as an event.
+def decode(fields: Mapping[bytes, bytes], *, body_may_be_gone: bool = False) -> Entry:
+    """One stream entry's fields as an event, of an older type as the newest.
+
+    Args:
+        fields: the entry's.
+        body_may_be_gone: whether the body that the event names may be missing, since it was erased.
 
     Raises:
         InvalidEvent: with a ``reason`` of ``no-data``, ``not-json``, ``unknown-type``, ``not-an-event``,
@@ -155,6 +161,9 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
     if not isinstance(envelope, dict):
         raise InvalidEvent("not-an-event", f"a CloudEvent is an object, not {type(envelope).__name__}")
     kind = envelope.get("type")
+    if UPCASTERS and isinstance(kind, str) and kind in UPCASTERS:
+        envelope = upcast(envelope)
+        kind = envelope["type"]
     if kind not in _KNOWN_TYPES if isinstance(kind, str) else True:
         raise InvalidEvent("unknown-type", f"this release does not know type {kind!r}")
     if too_deep(payload):
@@ -166,7 +175,9 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
         where = ".".join(str(part) for part in first["loc"][1:])
         raise InvalidEvent("not-an-event", f"{where}: {first['msg']}") from None
     body = fields.get(BODY_FIELD)
-    _check_body(envelope.get("bodydigest"), body)
+    if body is not None or not body_may_be_gone:
+        if body is not None or not body_may_be_gone:
+        _check_body(envelope.get("bodydigest"), body)
     return Entry(
         event_id=envelope["id"],
         type=envelope["type"],
