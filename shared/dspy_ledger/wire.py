@@ -176,7 +176,6 @@ def decode(fields: Mapping[bytes, bytes], *, body_may_be_gone: bool = False) -> 
         raise InvalidEvent("not-an-event", f"{where}: {first['msg']}") from None
     body = fields.get(BODY_FIELD)
     if body is not None or not body_may_be_gone:
-        if body is not None or not body_may_be_gone:
         _check_body(envelope.get("bodydigest"), body)
     return Entry(
         event_id=envelope["id"],
