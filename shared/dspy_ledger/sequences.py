@@ -56,6 +56,15 @@ class SequenceSet:
         """The settled ranges, in order."""
         return list(self._ranges)
 
+    def without(self, other: SequenceSet) -> list[tuple[int, int]]:
+        """The ranges of this set that are not in the other."""
+        return [
+            (max(first, start), min(last, end))
+            for first, last in self._ranges
+            for start, end in other.missing(last)
+            if end >= first
+        ]
+
     def missing(self, last: int) -> list[tuple[int, int]]:
         """The ranges within 1 … ``last`` that are not settled."""
         gaps, expected = [], 1

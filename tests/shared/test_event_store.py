@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import orjson
@@ -176,6 +178,191 @@ def test_reading_by_type_gives_only_those_in_order(open_store: Open) -> None:
     registered = store.read(0, 10, types=["org.dspy-ledger.ProgramRegistered.v1"])
     assert [e.event_id for e in registered] == ["a", "c"]
     assert [e.event_id for e in store.read_all(upto=2)] == ["a", "b"]
+
+
+def test_an_account_tells_what_came_what_was_written_off_and_what_is_missing(
+    open_store: Open,
+) -> None:
+    store = open_store()
+    dead = DeadLetter("2", "not-an-event", "", b"{}", "d", SOURCE, 2)
+    store.append([("1", execution("a", 1)), ("5", execution("e", 5))], dead_letters=[dead])
+    said = {"dropped": [[3, 3]], "unconfirmed": [[4, 6]], "sampled_out": 9, "reason": "interval"}
+    store.append([("9", entry("ProducerReported", {"first": 1, "last": 9, **said}, "r", 9))])
+    [account] = open_store().producers()
+    assert (account.stored, account.dead_lettered, account.sampled_out, account.last) == (3, 1, 9, 9)
+    assert (account.dropped, account.unconfirmed) == (((3, 3),), ((4, 4), (6, 6)))
+    assert (account.mark, account.missing) == (6, [(7, 8)])
+    store.append([("7", execution("g", 7)), ("8", execution("h", 8))])  # late, and the account is closed
+    [account] = store.producers()
+    assert (account.mark, account.missing) == (9, [])
+
+
+def test_a_report_names_numbers_that_never_came_and_they_are_missing(open_store: Open) -> None:
+    store = open_store()
+    store.append([("1", execution("a", 1))])
+    store.append([("2", entry("ProducerReported", {"first": 1, "last": 5, "reason": "close"}, "r", 2))])
+    [account] = store.producers()
+    assert (account.mark, account.last, account.missing) == (2, 5, [(3, 5)])
+
+
+def test_the_position_at_a_moment_is_the_last_one_recorded_by_then(open_store: Open) -> None:
+    moments = [f"2026-11-22T10:00:{n:02}.000000Z" for n in (1, 1, 3, 5)]
+    clock = iter(moments)
+    store = open_store(now=lambda: next(clock))
+    assert store.position_at("2026-11-22T10:00:09.000000Z") == 0
+    for n in range(4):
+        store.append([(str(n), execution(f"e{n}", n + 1))])
+    asked = {f"2026-11-22T10:00:{n:02}.000000Z": position for n, position in enumerate([0, 2, 2, 3, 3, 4, 4])}
+    assert {moment: store.position_at(moment) for moment in asked} == asked
+
+
+def test_erasing_takes_the_bodies_and_leaves_an_event_that_says_so(open_store: Open) -> None:
+    store = open_store()
+    secret = b'{"inputs":{"q":"' + b"what nobody may know" * 500 + b'"}}'
+    store.append([("1", execution("a", 1, body=secret)), ("2", execution("b", 2, body=None))])
+    [erased] = store.erase([1, 2], "asked to")
+    assert (erased.position, erased.data) == (3, {"event_ids": ["a"], "reason": "asked to"})
+    assert [event.body for event in store.read(0, 9)] == [None, None, None]
+    assert store.erase([1, 2], "asked to") == []
+    assert store.append([("9", execution("a", 1, body=secret))]).duplicates == 1  # it comes once more
+    assert store.event_at(1).body is None
+    while not store.reclaim():
+        pass
+    assert list(store.check()) == []
+
+
+def test_what_was_erased_is_in_no_file_any_more_and_its_space_is_given_back(tmp_path: Path) -> None:
+    with closing(SqliteEventStore(tmp_path / "ledger.db")) as store:
+        secret = b'{"inputs":{"q":"' + b"what nobody may know" * 5000 + b'"}}'
+        for n in range(1, 41):
+            store.append([(str(n), execution(f"e{n}", n, body=secret))])
+        assert not store.reclaim(1) or store.reclaim(1)
+        before = (tmp_path / "ledger.db").stat().st_size
+        store.erase(range(1, 41), "asked to")
+        while not store.reclaim(100):
+            pass
+        assert (tmp_path / "ledger.db").stat().st_size < before / 5
+        for path in tmp_path.iterdir():
+            assert b"nobody may know" not in path.read_bytes(), path
+
+
+def test_more_than_a_thousand_bodies_are_erased_by_several_events(open_store: Open) -> None:
+    store = open_store()
+    store.append([(str(n), execution(f"e{n}", n)) for n in range(1, 1203)])
+    first, second = store.erase(range(1, 1203), "age")
+    assert [len(event.data["event_ids"]) for event in (first, second)] == [1000, 202]
+    assert (first.sequence, second.sequence, second.position) == (1, 2, 1204)
+
+
+def test_events_of_an_export_are_taken_in_as_they_were_and_once(open_store: Open, tmp_path: Path) -> None:
+    here = open_store()
+    dead = DeadLetter("3", "not-json", "x", b"{}", sha256(b"{}").hexdigest(), SOURCE, 3)
+    here.append([("1", execution("a", 1)), ("2", execution("b", 2))], dead_letters=[dead])
+    here.append([("4", execution("c", 4))])
+    here.erase([2], "asked to")
+    events, letters = here.read(0, 10), here.dead_letters()
+    with closing(SqliteEventStore.create(tmp_path / "there.db", ledger_id=here.ledger_id)) as there:
+        assert there.restore(events[:1], letters) == 1
+        assert there.restore(events, letters) == 3
+        assert there.restore(events, letters) == 0
+        assert (there.read(0, 10), there.ledger_id) == (events, here.ledger_id)
+        assert [(a.source, a.ranges, a.stored) for a in there.producers()] == [
+            (a.source, a.ranges, a.stored) for a in here.producers()
+        ]
+        assert list(there.check()) == []
+        with pytest.raises(StoreError, match="another event"):
+            there.restore([replace(events[1], event_id="other")])
+        with pytest.raises(StoreError, match="position 5 is missing"):
+            there.restore([replace(events[1], position=6)])
+        assert there.last_position() == 4
+
+
+def test_dead_letters_are_paged_resolved_by_a_retry_or_given_up(open_store: Open) -> None:
+    store = open_store()
+    letters = [DeadLetter(str(n), "unknown-type", "x", b"{}", f"d{n}", SOURCE, n) for n in range(1, 6)]
+    store.append([], dead_letters=letters)
+    newest = store.dead_letters(limit=2)
+    assert [letter.sequence for letter in newest] == [5, 4]
+    assert [letter.sequence for letter in store.dead_letters(limit=9, before=newest[-1].id)] == [3, 2, 1]
+    store.append([("5", execution("e", 5))], resolves=[newest[0].id])
+    assert store.dead_letter(newest[0].id) is None
+    assert store.drop_dead_letters([newest[1].id, newest[1].id]) == 1
+    assert store.dead_letter_count() == 3
+    assert store.append([], dead_letters=[letters[3]]).dead_letters == 0  # read once more: still given up
+    [account] = store.producers()
+    assert (account.mark, account.stored, account.dead_lettered) == (5, 1, 4)
+
+
+def test_a_parked_event_is_noted_once_and_forgotten_by_position_or_all(open_store: Open) -> None:
+    store = open_store()
+    for projection, position in (("sql", 2), ("sql", 1), ("sql", 1), ("directory", 3)):
+        store.park(projection, position, "it breaks")
+    assert [(p.projection, p.position) for p in store.parked()] == [
+        ("directory", 3),
+        ("sql", 1),
+        ("sql", 2),
+    ]
+    assert (store.unpark("sql", [1]), store.unpark("sql"), store.unpark("sql")) == (1, 1, 0)
+    assert [p.position for p in store.parked("directory")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ("UPDATE events SET payload = replace(payload, 'm', 'n') WHERE position = 2", "the payload"),
+        ("UPDATE bodies SET body = x'7b7d' WHERE position = 2", "the body"),
+        ("UPDATE events SET recorded_at = '2026-11-22T10:00:00.000001Z' WHERE position = 2", "recorded_at"),
+        ("UPDATE events SET stream_id = '1-3' WHERE position = 2", "stream_id"),
+        ("UPDATE events SET source = 'x' WHERE position = 2", "column source"),
+        ("UPDATE events SET sequence = 3 WHERE position = 2", "column sequence"),
+        ("DELETE FROM events WHERE position = 2", "position 2 is missing"),
+        ("UPDATE dead_letters SET raw = x'00'", "dead letter 1"),
+        ("UPDATE producers SET mark = 9", "producer /producers/host/a"),
+        ("UPDATE producers SET arrived = '[[1, 9]]'", "producer /producers/host/a"),
+    ],
+)
+def test_a_check_finds_what_was_changed_behind_the_stores_back(
+    tmp_path: Path, damage: str, found: str
+) -> None:
+    with closing(SqliteEventStore(tmp_path / "ledger.db")) as store:
+        body = b'{"outputs":{}}'
+        raw = wire.pack({b"__data__": b"?"})
+        dead = DeadLetter("9", "not-json", "x", raw, sha256(raw).hexdigest(), SOURCE, 9)
+        entries = [("1-1", execution("a", 1, body=body)), ("1-2", execution("b", 2, body=body))]
+        store.append([*entries, ("1-4", execution("a", 1, latency_ms=9))], dead_letters=[dead])
+        store.append([("1-3", execution("c", 3, body=body))])
+        assert list(store.check()) == []
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as db, db:
+            db.execute(damage)
+        assert any(found in problem for problem in store.check()), list(store.check())
+
+
+def test_a_ledger_of_the_first_schema_is_brought_up_to_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript((Path(__file__).parent / "ledgers" / "schema-1.sql").read_text())
+    with pytest.raises(StoreError, match="start the projector once"):
+        SqliteEventStore(path, readonly=True)
+    with closing(SqliteEventStore(path)) as store:
+        assert list(store.check()) == []
+        assert [event.event_id for event in store.read(0, 10)] == ["r", "x1", "x2", "rep", "ev"]
+        assert store.read(0, 2)[1].body == b'{"inputs":{"q":"1"}}'
+        first, second = store.producers()
+        assert (first.ranges, first.mark, first.missing) == (((1, 6), (8, 8)), 6, [(7, 7)])
+        assert (first.stored, first.dead_lettered, first.sampled_out) == (4, 1, 7)
+        assert (first.dropped, first.unconfirmed) == (((4, 4),), ((6, 6),))
+        assert (second.mark, second.first_seen[:19]) == (1, "2026-11-22T12:00:02")
+        store.erase([2], "asked to")
+        while not store.reclaim():
+            pass
+        assert list(store.check()) == []
+    columns = "SELECT name, type, [notnull], pk FROM pragma_table_info(?) ORDER BY name"
+    SqliteEventStore(tmp_path / "new.db").close()
+    with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(tmp_path / "new.db")) as new:
+        tables = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
+        assert old.execute(tables).fetchall() == new.execute(tables).fetchall()
+        for (table,) in new.execute(tables):
+            assert old.execute(columns, (table,)).fetchall() == new.execute(columns, (table,)).fetchall()
 
 
 def test_a_readonly_store_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:

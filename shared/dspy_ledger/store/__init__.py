@@ -1,20 +1,23 @@
 """The event store: the ledger itself, one ordered log that one writer appends to."""
 
+from dspy_ledger.store.opening import SCHEMA_VERSION
 from dspy_ledger.store.protocol import (
     Appended,
     DeadLetter,
     EventStore,
+    Parked,
     ProducerAccount,
     StoredEvent,
     StreamCheckpoint,
 )
-from dspy_ledger.store.sqlite import SCHEMA_VERSION, SqliteEventStore
+from dspy_ledger.store.sqlite import SqliteEventStore
 
 __all__ = [
     "SCHEMA_VERSION",
     "Appended",
     "DeadLetter",
     "EventStore",
+    "Parked",
     "ProducerAccount",
     "SqliteEventStore",
     "StoredEvent",

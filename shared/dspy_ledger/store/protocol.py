@@ -6,21 +6,29 @@ dead letters, producers' accounts and the stream checkpoint become visible toget
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 import orjson
 
+from dspy_ledger.sequences import SequenceSet
 from dspy_ledger.wire import Entry
 
-__all__ = ["Appended", "DeadLetter", "EventStore", "ProducerAccount", "StoredEvent", "StreamCheckpoint"]
+__all__ = [
+    "Appended",
+    "DeadLetter",
+    "EventStore",
+    "Parked",
+    "ProducerAccount",
+    "StoredEvent",
+    "StreamCheckpoint",
+]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class StoredEvent:
-    """One event with its place in the ledger."""
+    """One event with its place in the ledger. Not to be changed; left unfrozen because that is faster."""
 
     position: int
     event_id: str
@@ -34,11 +42,14 @@ class StoredEvent:
     payload: bytes
     digest: str
     body: bytes | None = None
+    _envelope: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
-    @cached_property
+    @property
     def envelope(self) -> dict[str, Any]:
         """The CloudEvent, decoded once."""
-        return orjson.loads(self.payload)  # type: ignore[no-any-return]
+        if self._envelope is None:
+            self._envelope = orjson.loads(self.payload)
+        return self._envelope
 
     @property
     def data(self) -> dict[str, Any]:
@@ -55,7 +66,7 @@ class DeadLetter:
     """A stream entry that is no valid event, with everything it came with.
 
     ``raw`` is the entry as :func:`dspy_ledger.wire.pack` makes it, so that no byte is lost; ``reason`` is
-    a short stable word, ``detail`` a sentence.
+    a short stable word, ``detail`` a sentence. ``id`` and ``recorded_at`` are the store's.
     """
 
     stream_id: str
@@ -65,6 +76,18 @@ class DeadLetter:
     digest: str
     source: str | None = None
     sequence: int | None = None
+    id: int | None = None
+    recorded_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """An event that a projection could not fold, and left out; ``detail`` says why."""
+
+    projection: str
+    position: int
+    detail: str
+    recorded_at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +103,10 @@ class StreamCheckpoint:
 class ProducerAccount:
     """One producer's sequence numbers as the store knows them.
 
-    ``mark``: each of 1 … mark is settled. ``ranges``: all settled ranges.
+    ``mark``: each of 1 … mark is settled. ``ranges``: all settled ranges. ``stored``: how many of its
+    events are in the store; ``dead_lettered``: how many of its entries became dead letters. ``dropped``,
+    ``unconfirmed``: the ranges that it wrote off and that did not arrive after all. ``sampled_out``: how
+    many executions it left out by sampling. ``reported``: the highest number its reports name, 0 for none.
     """
 
     source: str
@@ -88,6 +114,22 @@ class ProducerAccount:
     ranges: tuple[tuple[int, int], ...]
     first_seen: str
     last_seen: str
+    stored: int = 0
+    dead_lettered: int = 0
+    dropped: tuple[tuple[int, int], ...] = ()
+    unconfirmed: tuple[tuple[int, int], ...] = ()
+    sampled_out: int = 0
+    reported: int = 0
+
+    @property
+    def last(self) -> int:
+        """The highest number that is known to have been given."""
+        return max(self.reported, self.ranges[-1][1] if self.ranges else 0)
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """The ranges of 1 … last that are not settled: on their way, or lost."""
+        return SequenceSet(self.ranges).missing(self.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +152,39 @@ class EventStore(Protocol):
     def last_position(self) -> int:
         """The highest position; 0 when the ledger is empty."""
 
+    def position_at(self, time: str) -> int:
+        """The last position recorded at or before a moment (canonical time text); 0 when none was."""
+
     def append(
         self,
         entries: Sequence[tuple[str, Entry]],
         *,
         dead_letters: Sequence[DeadLetter] = (),
         checkpoint: StreamCheckpoint | None = None,
+        resolves: Sequence[int] = (),
     ) -> Appended:
         """Append a batch of (stream id, entry) in one transaction.
 
         The same event again is a duplicate and changes nothing; the same id with other bytes becomes a
-        dead letter (``conflict``), except a registration that differs only in its version.
+        dead letter (``conflict``), except a registration that differs only in its version. ``resolves``
+        are ids of dead letters that the entries came from: they are removed.
         """
+
+    def restore(self, events: Sequence[StoredEvent], dead_letters: Sequence[DeadLetter] = ()) -> int:
+        """Take in events of an export as they are, positions and times included; how many were new.
+
+        Raises:
+            StoreError: a position holds another event already, or positions do not go on without a hole.
+        """
+
+    def erase(self, positions: Sequence[int], reason: str) -> list[StoredEvent]:
+        """Delete bodies, and append ``BodyErased`` events that say so, in one transaction.
+
+        Positions without a body are left out; when none is left, nothing is appended.
+        """
+
+    def reclaim(self, pages: int = 1000) -> bool:
+        """Give up to that many freed pages back to the file system; True when none is left to give."""
 
     def read(self, after: int, limit: int, *, types: Sequence[str] = ()) -> list[StoredEvent]:
         """Up to ``limit`` events with position > ``after``, in order, bodies included."""
@@ -144,8 +207,30 @@ class EventStore(Protocol):
     def dead_letter_count(self) -> int:
         """How many dead letters are kept."""
 
-    def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
-        """The newest dead letters."""
+    def dead_letters(self, *, limit: int = 100, before: int | None = None) -> list[DeadLetter]:
+        """The newest dead letters (with an id below ``before``), newest first."""
+
+    def dead_letter(self, letter_id: int) -> DeadLetter | None:
+        """One dead letter."""
+
+    def drop_dead_letters(self, ids: Sequence[int]) -> int:
+        """Give dead letters up: their bytes go, their sequence numbers stay settled. How many there were."""
+
+    def park(self, projection: str, position: int, detail: str) -> None:
+        """Note that a projection leaves an event out; once more changes nothing."""
+
+    def parked(self, projection: str | None = None) -> list[Parked]:
+        """What was left out, by projection and position."""
+
+    def unpark(self, projection: str, positions: Sequence[int] | None = None) -> int:
+        """Forget that events were left out (all of the projection's by default); how many there were."""
+
+    def check(self, progress: Callable[[int, int], None] | None = None) -> Iterator[str]:
+        """What is wrong with the store itself, a sentence each; nothing when all is well.
+
+        Args:
+            progress: called now and then with (position, last position).
+        """
 
     def close(self) -> None:
         """Let go of the database."""

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import orjson
+from uuid_utils import uuid7
 
-from dspy_ledger.database import closed_on_error, connect
+from dspy_ledger import wire
+from dspy_ledger.database import closed_on_error
 from dspy_ledger.errors import StoreError
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
 from dspy_ledger.sequences import SequenceSet
+from dspy_ledger.store.accounts import Account
+from dspy_ledger.store.checks import problems
+from dspy_ledger.store.opening import account_row, open_readonly, open_writer, schema_version
 from dspy_ledger.store.protocol import (
     Appended,
     DeadLetter,
+    Parked,
     ProducerAccount,
     StoredEvent,
     StreamCheckpoint,
 )
+from dspy_ledger.store.seals import seal
 from dspy_ledger.timestamps import utc_now
 from dspy_ledger.wire import Entry, pack
 
-__all__ = ["SCHEMA_VERSION", "SqliteEventStore"]
-
-SCHEMA_VERSION = 1
+__all__ = ["SqliteEventStore"]
 
 _REGISTERED = EVENT_TYPES["ProgramRegistered"]
 _REPORTED = EVENT_TYPES["ProducerReported"]
@@ -37,8 +41,13 @@ _COLUMNS = (
     " e.time, e.recorded_at, e.payload, e.digest, b.body"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM events e LEFT JOIN bodies b USING (position)"  # noqa: S608  constants only
+_SELECT_LETTER = (
+    "SELECT stream_id, reason, detail, raw, digest, source, sequence, id, recorded_at FROM dead_letters"
+    " WHERE dropped_at IS NULL"
+)
 _KNOWN_TYPES = {kind: kind for kind in EVENT_TYPES.values()}
 _CHUNK = 500  # ids per IN (…): below every SQLite's limit of variables
+_ERASED_AT_ONCE = 1000  # event ids in one BodyErased
 
 
 class SqliteEventStore:
@@ -47,33 +56,48 @@ class SqliteEventStore:
     Args:
         path: the database file; its folder is made when missing.
         readonly: open for questions only; never creates or migrates.
+        ledger_id: the id of a ledger that is made (that of an export that is to be imported).
         now: the writer's clock (canonical time text), an argument so that tests may turn it.
+        new_id: ids for the events that the writer itself appends; likewise.
 
     Raises:
         StoreError: not there (readonly), not readable, not a ledger, or of a newer schema.
     """
 
-    def __init__(self, path: Path, *, readonly: bool = False, now: Callable[[], str] = utc_now) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        readonly: bool = False,
+        ledger_id: str | None = None,
+        now: Callable[[], str] = utc_now,
+        new_id: Callable[[], str] = lambda: str(uuid7()),
+    ) -> None:
         self.path = path
         self._now = now
+        self._new_id = new_id
         try:
-            self._db = _open_readonly(path) if readonly else _open_writer(path)
+            self._db = open_readonly(path) if readonly else open_writer(path, ledger_id=ledger_id)
             with closed_on_error(self._db):
-                self._ledger_id = self._check_meta()
+                schema_version(self._db, path)
+                row = self._db.execute("SELECT value FROM meta WHERE key = 'ledger_id'").fetchone()
+                self._ledger_id = str(row[0])
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
                 f"can't open the event store {path}: {error}; restore a backup of it, or move it away"
             ) from None
-        self._accounts: dict[str, SequenceSet] = {}
+        self._accounts: dict[str, Account] = {}
 
-    def _check_meta(self) -> str:
-        meta = dict(self._db.execute("SELECT key, value FROM meta"))
-        version = int(meta.get("schema_version", 0))
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.path} has schema {version}, this release knows {SCHEMA_VERSION}; upgrade dspy-ledger"
-            )
-        return str(meta["ledger_id"])
+    @classmethod
+    def create(cls, path: Path, *, ledger_id: str) -> SqliteEventStore:
+        """Make an empty ledger with a given id.
+
+        Raises:
+            StoreError: there is one already, or it can't be made.
+        """
+        if path.exists():
+            raise StoreError(f"there is an event store at {path} already; move it away first")
+        return cls(path, ledger_id=ledger_id)
 
     @property
     def ledger_id(self) -> str:
@@ -84,41 +108,56 @@ class SqliteEventStore:
         """The highest position; 0 when the ledger is empty."""
         return self._db.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0]  # type: ignore[no-any-return]
 
+    def position_at(self, time: str) -> int:
+        """The last position recorded at or before a moment; 0 when none was."""
+        low, high = 0, self.last_position()
+        while low < high:  # recorded_at never goes back, so the moment can be searched for by halves
+            middle = (low + high + 1) // 2
+            select = "SELECT recorded_at FROM events WHERE position = ?"
+            recorded_at = self._db.execute(select, (middle,)).fetchone()[0]
+            low, high = (middle, high) if recorded_at <= time else (low, middle - 1)
+        return low
+
     def append(
         self,
         entries: Sequence[tuple[str, Entry]],
         *,
         dead_letters: Sequence[DeadLetter] = (),
         checkpoint: StreamCheckpoint | None = None,
+        resolves: Sequence[int] = (),
     ) -> Appended:
         """Append a batch in one transaction; see the protocol.
 
         Raises:
             sqlite3.Error: the commit failed; nothing of the batch was stored.
         """
+        with self._transaction():
+            return self._append(entries, list(dead_letters), checkpoint, resolves)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
-            appended = self._append(entries, list(dead_letters), checkpoint)
+            yield
             db.execute("COMMIT")
         except BaseException:
             self._accounts.clear()
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
-        return appended
 
     def _append(
         self,
         entries: Sequence[tuple[str, Entry]],
         dead: list[DeadLetter],
         checkpoint: StreamCheckpoint | None,
+        resolves: Sequence[int],
     ) -> Appended:
-        last, previous = self._db.execute(
-            "SELECT coalesce(max(position), 0), coalesce((SELECT recorded_at FROM events ORDER BY position"
-            " DESC LIMIT 1), '') FROM events"
-        ).fetchone()
-        recorded_at = max(previous, self._now())
+        last, recorded_at = self._next()
+        self._db.executemany(
+            "DELETE FROM dead_letters WHERE id = ?", [(letter_id,) for letter_id in resolves]
+        )
         seen = self._known_digests([entry.event_id for _, entry in entries])
         events: list[StoredEvent] = []
         duplicates = 0
@@ -126,20 +165,117 @@ class SqliteEventStore:
             known = seen.get(entry.event_id)
             if known is None:
                 seen[entry.event_id] = entry.digest
-                events.append(_place(last + 1 + len(events), stream_id, entry, recorded_at))
+                last += 1
+                events.append(_place(last, stream_id, entry, recorded_at))
             elif known == entry.digest or self._same_registration(entry, events):
                 duplicates += 1
             else:
                 dead.append(_conflict(stream_id, entry))
         self._insert(events)
-        dead_count = self._bury(dead, recorded_at)
-        marks = self._settle(entries, dead, recorded_at)
+        buried = self._bury(dead, recorded_at)
+        touched: dict[str, Account] = {}
+        for _, entry in entries:
+            self._account(entry.source, touched).arrive(entry.sequence)
+        self._settle(events, dead, recorded_at, touched)
         if checkpoint is not None:
             self._db.execute(
                 "INSERT OR REPLACE INTO streams VALUES (?, ?, ?)",
                 (checkpoint.stream, checkpoint.last_id, checkpoint.server),
             )
-        return Appended(events, duplicates, dead_count, marks)
+        marks = {source: account.settled.mark for source, account in touched.items()}
+        return Appended(events, duplicates, buried, marks)
+
+    def _next(self) -> tuple[int, str]:
+        """The last position, and the moment at which what is appended now is recorded."""
+        row = self._db.execute(
+            "SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1"
+        ).fetchone()
+        last, previous = row or (0, "")
+        return last, max(previous, self._now())
+
+    def restore(self, events: Sequence[StoredEvent], dead_letters: Sequence[DeadLetter] = ()) -> int:
+        """Take in events of an export as they are; see the protocol.
+
+        Raises:
+            StoreError: a position holds another event already, or positions do not go on without a hole.
+        """
+        with self._transaction():
+            last, _ = self._next()
+            old = [event for event in events if event.position <= last]
+            new = events[len(old) :]
+            for event in old:
+                stored = self.event_at(event.position)
+                if stored is None or (stored.event_id, stored.digest) != (event.event_id, event.digest):
+                    raise StoreError(
+                        f"position {event.position} holds another event than the export's {event.event_id};"
+                        " this is another history of the ledger"
+                    )
+            for position, event in enumerate(new, start=last + 1):
+                if event.position != position:
+                    raise StoreError(f"position {position} is missing before {event.position}")
+            self._insert(new)
+            for letter in dead_letters:
+                self._bury([letter], letter.recorded_at or self._now())
+            touched: dict[str, Account] = {}
+            for event in new:
+                self._account(event.source, touched).arrive(event.sequence)
+            moment = events[-1].recorded_at if events else self._now()
+            self._settle(new, dead_letters, moment, touched)
+            return len(new)
+
+    def erase(self, positions: Sequence[int], reason: str) -> list[StoredEvent]:
+        """Delete bodies and append events that say so; see the protocol."""
+        with self._transaction():
+            erased = [
+                (position, event_id)
+                for at in range(0, len(positions), _CHUNK)
+                for position, event_id in self._with_bodies(positions[at : at + _CHUNK])
+            ]
+            self._db.executemany(
+                "DELETE FROM bodies WHERE position = ?", [(position,) for position, _ in erased]
+            )
+            last, recorded_at = self._next()
+            source = f"/projector/{self._ledger_id}"
+            touched: dict[str, Account] = {}
+            account = self._account(source, touched)
+            events: list[StoredEvent] = []
+            for at in range(0, len(erased), _ERASED_AT_ONCE):
+                ids = [event_id for _, event_id in erased[at : at + _ERASED_AT_ONCE]]
+                sequence = account.settled.mark + 1
+                entry = self._own_event(source, sequence, {"event_ids": ids, "reason": reason}, recorded_at)
+                account.arrive(sequence)
+                events.append(_place(last + 1 + len(events), None, entry, recorded_at))
+            if events:
+                self._insert(events)
+                self._settle(events, (), recorded_at, touched)
+            return events
+
+    def _with_bodies(self, positions: Sequence[int]) -> list[tuple[int, str]]:
+        marks = ",".join("?" * len(positions))
+        return self._db.execute(
+            "SELECT position, event_id FROM bodies JOIN events USING (position)"  # noqa: S608  marks only
+            f" WHERE position IN ({marks}) ORDER BY position",
+            tuple(positions),
+        ).fetchall()
+
+    def _own_event(self, source: str, sequence: int, data: Mapping[str, Any], time: str) -> Entry:
+        payload = wire.encode(
+            "BodyErased", data, event_id=self._new_id(), source=source, sequence=sequence, time=time
+        )
+        return wire.decode({DATA_FIELD: payload})
+
+    def reclaim(self, pages: int = 1000) -> bool:
+        """Give freed pages back to the file system; True when none is left to give."""
+        db = self._db
+        db.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+        if db.execute("PRAGMA freelist_count").fetchone()[0]:
+            return False
+        db.execute("PRAGMA busy_timeout = 0")  # a reader may hold the WAL file back: later, then
+        try:
+            busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        finally:
+            db.execute("PRAGMA busy_timeout = 10000")
+        return not busy
 
     def _known_digests(self, event_ids: list[str]) -> dict[str, str]:
         known: dict[str, str] = {}
@@ -162,13 +298,14 @@ class SqliteEventStore:
             and _without_version(stored.envelope) == _without_version(entry.envelope)
         )
 
-    def _insert(self, events: list[StoredEvent]) -> None:
+    def _insert(self, events: Sequence[StoredEvent]) -> None:
         self._db.executemany(
-            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     e.position, e.event_id, e.stream_id, e.type, e.subject, e.source, e.sequence,
                     e.time, e.recorded_at, e.payload, e.digest,
+                    seal(e.position, e.stream_id, e.recorded_at, e.digest),
                 )
                 for e in events
             ],
@@ -177,7 +314,7 @@ class SqliteEventStore:
             "INSERT INTO bodies VALUES (?, ?)", [(e.position, e.body) for e in events if e.body is not None]
         )
 
-    def _bury(self, dead: list[DeadLetter], recorded_at: str) -> int:
+    def _bury(self, dead: Sequence[DeadLetter], recorded_at: str) -> int:
         before = self._db.total_changes
         self._db.executemany(
             "INSERT OR IGNORE INTO dead_letters"
@@ -190,41 +327,47 @@ class SqliteEventStore:
         )
         return self._db.total_changes - before
 
+    def _account(self, source: str, touched: dict[str, Account]) -> Account:
+        """A producer's account, to be folded on in this transaction."""
+        account = touched.get(source)
+        if account is None:
+            account = self._accounts.get(source)
+            if account is None:
+                account = self._accounts[source] = self._read_account(source)
+            touched[source] = account
+        return account
+
+    def _read_account(self, source: str) -> Account:
+        row = self._db.execute(
+            "SELECT arrived, dropped, unconfirmed, sampled_out, reported, stored FROM producers"
+            " WHERE source = ?",
+            (source,),
+        ).fetchone()
+        return _account(*row) if row else Account()
+
     def _settle(
-        self, entries: Sequence[tuple[str, Entry]], dead: list[DeadLetter], now: str
-    ) -> dict[str, int]:
-        """Add the batch's sequence numbers to their producers' accounts; the marks it touched."""
-        touched: dict[str, SequenceSet] = {}
-
-        def account(source: str) -> SequenceSet:
-            if source not in touched:
-                touched[source] = self._account(source)
-            return touched[source]
-
-        for _, entry in entries:
-            if entry.sequence > 0:
-                account(entry.source).add(entry.sequence)
-            if entry.type == _REPORTED:
-                report = entry.envelope["data"]
-                for first, last in (*report.get("dropped", ()), *report.get("unconfirmed", ())):
-                    if 1 <= first <= last:
-                        account(entry.source).add(first, last)
+        self,
+        events: Sequence[StoredEvent],
+        dead: Sequence[DeadLetter],
+        now: str,
+        touched: dict[str, Account],
+    ) -> None:
+        """Fold new events and dead letters into their producers' accounts, and write those touched."""
+        for event in events:
+            account = touched[event.source]
+            account.stored += 1
+            if event.type == _REPORTED:
+                account.report(event.data)
         for letter in dead:
-            if letter.source is not None and letter.sequence is not None and letter.sequence > 0:
-                account(letter.source).add(letter.sequence)
+            if letter.source is not None and letter.sequence is not None:
+                self._account(letter.source, touched).arrive(letter.sequence)
         self._db.executemany(
-            "INSERT INTO producers (source, settled, mark, first_seen, last_seen) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (source) DO UPDATE SET"
-            " settled = excluded.settled, mark = excluded.mark, last_seen = excluded.last_seen",
-            [(source, orjson.dumps(s.ranges).decode(), s.mark, now, now) for source, s in touched.items()],
+            "INSERT INTO producers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source) DO UPDATE SET"
+            " mark = excluded.mark, arrived = excluded.arrived, dropped = excluded.dropped,"
+            " unconfirmed = excluded.unconfirmed, sampled_out = excluded.sampled_out,"
+            " reported = excluded.reported, stored = excluded.stored, last_seen = excluded.last_seen",
+            [account_row(source, account, now, now) for source, account in touched.items()],
         )
-        return {source: s.mark for source, s in touched.items()}
-
-    def _account(self, source: str) -> SequenceSet:
-        if source not in self._accounts:
-            row = self._db.execute("SELECT settled FROM producers WHERE source = ?", (source,)).fetchone()
-            self._accounts[source] = SequenceSet(map(tuple, orjson.loads(row[0])) if row else ())
-        return self._accounts[source]
 
     def read(self, after: int, limit: int, *, types: Sequence[str] = ()) -> list[StoredEvent]:
         """Up to ``limit`` events with position > ``after``, in order, bodies included."""
@@ -266,80 +409,117 @@ class SqliteEventStore:
 
     def producers(self) -> list[ProducerAccount]:
         """Every producer's account, by source."""
-        rows = self._db.execute(
-            "SELECT source, mark, settled, first_seen, last_seen FROM producers ORDER BY source"
+        dead: dict[str, int] = dict(
+            self._db.execute("SELECT source, count(*) FROM dead_letters WHERE source IS NOT NULL GROUP BY 1")
         )
-        return [
-            ProducerAccount(source, mark, tuple(map(tuple, orjson.loads(settled))), first, last)
-            for source, mark, settled, first, last in rows
-        ]
+        rows = self._db.execute(
+            "SELECT source, mark, arrived, dropped, unconfirmed, sampled_out, reported, stored, first_seen,"
+            " last_seen FROM producers ORDER BY source"
+        )
+        found = []
+        for source, mark, *columns, first_seen, last_seen in rows:
+            account = _account(*columns)
+            found.append(
+                ProducerAccount(
+                    source=source,
+                    mark=mark,
+                    ranges=tuple(account.settled.ranges),
+                    first_seen=first_seen,
+                    last_seen=last_seen,
+                    stored=account.stored,
+                    dead_lettered=dead.get(source, 0),
+                    dropped=tuple(account.dropped.without(account.arrived)),
+                    unconfirmed=tuple(account.unconfirmed.without(account.arrived)),
+                    sampled_out=account.sampled_out,
+                    reported=account.reported,
+                )
+            )
+        return found
 
     def dead_letter_count(self) -> int:
         """How many dead letters are kept."""
-        return self._db.execute("SELECT count(*) FROM dead_letters").fetchone()[0]  # type: ignore[no-any-return]
+        return self._db.execute("SELECT count(*) FROM dead_letters WHERE dropped_at IS NULL").fetchone()[0]  # type: ignore[no-any-return]
 
-    def dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
-        """The newest dead letters."""
+    def dead_letters(self, *, limit: int = 100, before: int | None = None) -> list[DeadLetter]:
+        """The newest dead letters (with an id below ``before``), newest first."""
         rows = self._db.execute(
-            "SELECT stream_id, reason, detail, raw, digest, source, sequence FROM dead_letters"
-            " ORDER BY id DESC LIMIT ?",
-            (limit,),
+            f"{_SELECT_LETTER} AND id < coalesce(?, 9e18) ORDER BY id DESC LIMIT ?", (before, limit)
         )
         return [DeadLetter(*row) for row in rows]
+
+    def dead_letter(self, letter_id: int) -> DeadLetter | None:
+        """One dead letter."""
+        row = self._db.execute(f"{_SELECT_LETTER} AND id = ?", (letter_id,)).fetchone()
+        return DeadLetter(*row) if row else None
+
+    def drop_dead_letters(self, ids: Sequence[int]) -> int:
+        """Give dead letters up: their bytes go, their sequence numbers stay settled. How many there were."""
+        with self._transaction():
+            before = self._db.total_changes
+            self._db.executemany(
+                "UPDATE dead_letters SET dropped_at = ?, raw = x'' WHERE id = ? AND dropped_at IS NULL",
+                [(self._now(), letter_id) for letter_id in ids],
+            )
+            return self._db.total_changes - before
+
+    def park(self, projection: str, position: int, detail: str) -> None:
+        """Note that a projection leaves an event out; once more changes nothing."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR IGNORE INTO parked VALUES (?, ?, ?, ?)",
+                (projection, position, detail, self._now()),
+            )
+
+    def parked(self, projection: str | None = None) -> list[Parked]:
+        """What was left out, by projection and position."""
+        rows = self._db.execute(
+            "SELECT projection, position, detail, recorded_at FROM parked"
+            " WHERE projection = coalesce(?, projection) ORDER BY projection, position",
+            (projection,),
+        )
+        return [Parked(*row) for row in rows]
+
+    def unpark(self, projection: str, positions: Sequence[int] | None = None) -> int:
+        """Forget that events were left out (all of the projection's by default); how many there were."""
+        with self._transaction():
+            before = self._db.total_changes
+            if positions is None:
+                self._db.execute("DELETE FROM parked WHERE projection = ?", (projection,))
+            else:
+                self._db.executemany(
+                    "DELETE FROM parked WHERE projection = ? AND position = ?",
+                    [(projection, position) for position in positions],
+                )
+            return self._db.total_changes - before
+
+    def check(self, progress: Callable[[int, int], None] | None = None) -> Iterator[str]:
+        """What is wrong with the store itself, a sentence each; see the protocol."""
+        return problems(self._db, self.read, self.last_position(), progress)
 
     def close(self) -> None:
         """Let go of the database."""
         self._db.close()
 
 
-def _open_writer(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closed_on_error(connect(path)) as db:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA foreign_keys = ON")
-        db.execute("BEGIN IMMEDIATE")
-        if not db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
-            schema = files("dspy_ledger.store").joinpath("schema.sql").read_text("utf-8")
-            for statement in _statements(schema):
-                db.execute(statement)
-            db.executemany(
-                "INSERT INTO meta VALUES (?, ?)",
-                [
-                    ("ledger_id", str(uuid4())),
-                    ("schema_version", str(SCHEMA_VERSION)),
-                    ("created_at", utc_now()),
-                ],
-            )
-        db.execute("COMMIT")
-    return db
+def _account(
+    arrived: str, dropped: str, unconfirmed: str, sampled_out: int, reported: int, stored: int
+) -> Account:
+    """An account as ``producers`` keeps it."""
+    return Account(
+        _sequences(arrived), _sequences(dropped), _sequences(unconfirmed), sampled_out, reported, stored
+    )
 
 
-def _open_readonly(path: Path) -> sqlite3.Connection:
-    if not path.exists():
-        raise StoreError(f"there is no event store at {path}; start the projector first")
-    with closed_on_error(connect(path, readonly=True)) as db:
-        db.execute("PRAGMA query_only = ON")
-    return db
+def _sequences(ranges: str) -> SequenceSet:
+    return SequenceSet(map(tuple, orjson.loads(ranges)))
 
 
-def _statements(schema: str) -> Iterator[str]:
-    """The statements of a schema file, one by one: ``executescript`` would end the transaction."""
-    statement = ""
-    for line in schema.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _place(position: int, stream_id: str, entry: Entry, recorded_at: str) -> StoredEvent:
-    stored = StoredEvent(
+def _place(position: int, stream_id: str | None, entry: Entry, recorded_at: str) -> StoredEvent:
+    return StoredEvent(
         position, entry.event_id, stream_id, entry.type, entry.subject, entry.source, entry.sequence,
         entry.time, recorded_at, entry.payload, entry.digest, entry.body,
+        entry.envelope,  # already decoded: spare the projections the second time
     )  # fmt: skip
-    stored.__dict__["envelope"] = entry.envelope  # already decoded: spare the projections the second time
-    return stored
 
 
 def _conflict(stream_id: str, entry: Entry) -> DeadLetter:
