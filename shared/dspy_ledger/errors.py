@@ -13,6 +13,7 @@ LedgerError
 ├── LedgerUnavailable               the broker could not be asked within the time given
 ├── InvalidEvent (ValueError)       bytes that are not a valid event: they become a dead letter
 ├── StoreError                      the event store or a view can't be used (unreadable, newer, foreign)
+├── FoldError                       an event that a view being built can't fold
 └── StartupError                    a command can't start (port in use, another writer, no broker)
 """
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 __all__ = [
+    "FoldError",
     "InvalidEvent",
     "InvalidFields",
     "InvalidInput",
@@ -116,6 +118,17 @@ class InvalidEvent(LedgerError, ValueError):
 
 class StoreError(LedgerError):
     """The event store or a view can't be used; the message says what to do."""
+
+
+class FoldError(LedgerError):
+    """An event breaks a fold; a running projector parks it, a rebuild stops at it."""
+
+    def __init__(self, projection: str, position: int, event_id: str, detail: str) -> None:
+        self.projection, self.position, self.event_id = projection, position, event_id
+        super().__init__(
+            f"{projection} can't fold event {position} ({event_id}): {detail}; the view in force stays as it"
+            " is. Report this, and replay with a release that folds the event"
+        )
 
 
 class StartupError(LedgerError):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from dspy_ledger.projector.parking import blanked, fold_or_fail, fold_or_park
 from dspy_ledger.store import EventStore, StoredEvent
 
-__all__ = ["BATCH", "Checkpoint", "Projection", "catch_up", "project"]
+__all__ = ["BATCH", "SLICE", "Checkpoint", "Projection", "advance", "catch_up", "project"]
 
 BATCH = 2000
 """How many events a projection that lags behind folds at once."""
+
+SLICE = 0.2
+"""Seconds that catching up may take between two batches of ingest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +71,77 @@ class Projection(Protocol):
         """Let go of files and connections."""
 
 
+def advance(
+    store: EventStore,
+    projection: Projection,
+    events: Sequence[StoredEvent] = (),
+    *,
+    seconds: float = SLICE,
+    clock: Callable[[], float] = time.monotonic,
+) -> bool:
+    """Bring a live projection on: by the batch just stored, or by a slice of what it lacks.
+
+    An event that breaks the projection is parked and left out. Call it again after it raised.
+
+    Args:
+        store: the writer's.
+        projection: what to bring on.
+        events: the batch just stored, for a projection that stands right before it.
+        seconds: how long a slice may take, but for the batch at hand.
+        clock: seconds, monotonic.
+
+    Returns:
+        Whether it still lags behind the store.
+    """
+    at = projection.position()
+    if events and at == events[0].position - 1:
+        fold_or_park(store, projection.name, projection.apply, events)
+        return False
+    deadline = clock() + seconds
+    end = store.last_position()
+    if at >= end:
+        return False
+    parked = {event.position for event in store.parked(projection.name)}
+    while at < end:
+        batch = blanked(_read(store, projection, at, end, BATCH), parked)
+        fold_or_park(store, projection.name, projection.apply, batch)
+        at = projection.position()
+        if clock() >= deadline:
+            break
+    return at < end
+
+
 def catch_up(
     store: EventStore,
     projection: Projection,
     *,
     batch: int = BATCH,
+    upto: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Fold what the store holds beyond the projection's checkpoint.
+    """Fold what the store holds beyond the checkpoint of a projection that is being built.
+
+    Events that were parked for it are left out; a new one that breaks it ends the work.
 
     Args:
         store: where to read from.
         projection: what to bring up to date.
         batch: events per transaction.
+        upto: the position to stop at; the store's last by default.
         progress: called with (position, end) after each batch; may raise to stop in between.
 
     Returns:
-        The position reached, which is the store's last when this began.
+        The position reached, which is ``upto``, or the store's last when this began.
+
+    Raises:
+        FoldError: an event breaks the projection.
     """
-    end = store.last_position()
+    end = store.last_position() if upto is None else upto
+    parked = {event.position for event in store.parked(projection.name)}
     at = projection.position()
     while at < end:
-        events = store.read(at, batch, types=projection.types)
-        if projection.types:
-            events = _closed(store, [e for e in events if e.position <= end], batch, end)
-        projection.apply(events)
+        events = blanked(_read(store, projection, at, end, batch), parked)
+        fold_or_fail(projection.name, projection.apply, events)
         at = projection.position()
         if progress is not None:
             progress(at, end)
@@ -100,10 +151,16 @@ def catch_up(
 def project(store: EventStore, projections: Iterable[Projection], batch: Sequence[StoredEvent]) -> None:
     """Hand the batch just stored to each projection right behind it; the others catch up from the store."""
     for projection in projections:
-        if batch and projection.position() == batch[0].position - 1:
-            projection.apply(batch)
-        else:
-            catch_up(store, projection)
+        while advance(store, projection, batch):
+            pass
+
+
+def _read(store: EventStore, projection: Projection, after: int, end: int, limit: int) -> list[StoredEvent]:
+    """The next events that concern a projection, none beyond the end."""
+    events = store.read(after, min(limit, end - after), types=projection.types)
+    if projection.types:
+        events = _closed(store, [event for event in events if event.position <= end], limit, end)
+    return events
 
 
 def _closed(store: EventStore, events: list[StoredEvent], batch: int, end: int) -> list[StoredEvent]:
