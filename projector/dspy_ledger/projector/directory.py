@@ -15,6 +15,7 @@ from dspy_ledger.projector.catalog import Catalog, Registered
 from dspy_ledger.projector.documents import evaluation_document, execution_line, version_document
 from dspy_ledger.projector.lines import append_lines, cut_lines
 from dspy_ledger.projector.names import evaluation_name, folder_name, version_name
+from dspy_ledger.projector.parking import registrations
 from dspy_ledger.projector.projection import Checkpoint
 from dspy_ledger.store import EventStore, StoredEvent
 
@@ -119,7 +120,7 @@ class Directory:
         for path in self._root.glob(f"*/executions/{_DAYS}"):
             cut_lines(path, self._position)
         self._folders.clear()
-        self._catalog = Catalog(self._store.read_all(types=[_REGISTERED], upto=self._position))
+        self._catalog = Catalog(registrations(self._store, self.name, self._position))
         return self._catalog
 
     def _fold(self, batch: Sequence[StoredEvent], catalog: Catalog) -> _Pending:

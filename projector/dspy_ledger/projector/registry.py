@@ -13,6 +13,7 @@ from dspy_ledger.errors import LedgerUnavailable
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import Keys
 from dspy_ledger.projector.catalog import Catalog
+from dspy_ledger.projector.parking import registrations
 from dspy_ledger.projector.projection import Checkpoint
 from dspy_ledger.registry_format import encode_content, encode_known
 from dspy_ledger.store import EventStore, StoredEvent
@@ -71,8 +72,7 @@ class Registry:
             return
         registrations = iter([event for event in batch if event.type == _REGISTERED])
         if self._catalog is None:
-            upto = self._checkpoint.position
-            self._catalog = Catalog(self._store.read_all(types=self.types, upto=upto))
+            self._catalog = Catalog(registrations(self._store, self.name, self._checkpoint.position))
         catalog, self._catalog = self._catalog, None  # until Redis has it: it may have run ahead
         try:
             for chunk in _chunks(registrations):
