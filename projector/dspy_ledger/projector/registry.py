@@ -70,12 +70,12 @@ class Registry:
         """Add what the events register, with the checkpoint in the same MULTI."""
         if not batch:
             return
-        registrations = iter([event for event in batch if event.type == _REGISTERED])
+        registered = iter([event for event in batch if event.type == _REGISTERED])
         if self._catalog is None:
             self._catalog = Catalog(registrations(self._store, self.name, self._checkpoint.position))
         catalog, self._catalog = self._catalog, None  # until Redis has it: it may have run ahead
         try:
-            for chunk in _chunks(registrations):
+            for chunk in _chunks(registered):
                 self._write(chunk, catalog, chunk[-1])
             self._write([], catalog, batch[-1])
         except redis.RedisError as error:
