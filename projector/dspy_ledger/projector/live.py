@@ -12,14 +12,17 @@ from dspy_ledger.errors import LedgerUnavailable
 from dspy_ledger.keys import Keys
 from dspy_ledger.projector.ingest import Ingest, decode_entries
 from dspy_ledger.projector.patience import Patience
-from dspy_ledger.projector.projection import Projection, catch_up, project
+from dspy_ledger.projector.projection import SLICE, Projection, advance, catch_up
 from dspy_ledger.store import EventStore, StoredEvent
 
-__all__ = ["Live"]
+__all__ = ["Chore", "Live"]
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_REST = 10.0
+
+Chore = Callable[[], bool]
+"""A slice (0.2 s at most) of work beside ingest; whether it wants to be called again at once."""
 
 
 class Live:
@@ -35,6 +38,7 @@ class Live:
         projections: the views, in the order in which they follow.
         patience: how failures are met.
         clock: seconds, monotonic.
+        chores: what else the writer does, a slice in each :meth:`tidy`.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Live:
         projections: Sequence[Projection],
         patience: Patience,
         clock: Callable[[], float] = time.monotonic,
+        chores: Sequence[Chore] = (),
     ) -> None:
         self.ingest = Ingest(store, keys.events)
         self._store = store
@@ -53,6 +58,7 @@ class Live:
         self._projections = projections
         self._patience = patience
         self._clock = clock
+        self._chores = chores
         self._unpublished = {account.source: account.mark for account in store.producers()}
         self._resting: dict[str, tuple[float, float]] = {}  # projection → (not before, how long next)
 
@@ -67,14 +73,19 @@ class Live:
         self._unpublished.update(appended.marks)
         self._publish_marks()
         for projection in self._projections:
-            self._follow(projection, appended.events)
+            self._follow(projection, appended.events, seconds=0)  # a slice between batches is enough
         return len(appended.events)
 
-    def tidy(self) -> None:
-        """Make up for what Redis did not take; call it about once a second."""
+    def tidy(self) -> bool:
+        """Make up for what was left behind, and do the chores, a slice each; call it about once a second.
+
+        Returns:
+            Whether to call it again at once, after a batch that waits.
+        """
         self._publish_marks()
-        for projection in self._projections:
-            self._follow(projection, ())
+        wanting = [self._follow(projection) for projection in self._projections]
+        wanting += [self._do(chore) for chore in self._chores]
+        return any(wanting)
 
     def start(self, progress: Callable[[str, int, int], None] | None = None) -> dict[str, int]:
         """Bring every projection up to the store; by name, how many events that took.
@@ -99,20 +110,31 @@ class Live:
         what = f"bringing {projection.name} up to date"
         return self._patience.insist(what, lambda: catch_up(self._store, projection, progress=told))
 
-    def _follow(self, projection: Projection, events: Sequence[StoredEvent]) -> None:
-        """Project a batch; a projection that needs an unreachable Redis rests and catches up later."""
+    def _do(self, chore: Chore) -> bool:
+        try:
+            return self._patience.insist("a chore", chore)
+        except LedgerUnavailable:
+            return False  # it needs Redis: another time
+
+    def _follow(
+        self, projection: Projection, events: Sequence[StoredEvent] = (), *, seconds: float = SLICE
+    ) -> bool:
+        """Bring a projection on; whether it lags. One that needs an unreachable Redis rests for a while."""
         name = projection.name
         if name in self._resting and self._clock() < self._resting[name][0]:
-            return
+            return False
         try:
-            self._patience.insist(f"projecting to {name}", lambda: project(self._store, [projection], events))
+            lags = self._patience.insist(
+                f"projecting to {name}", lambda: advance(self._store, projection, events, seconds=seconds)
+            )
         except LedgerUnavailable as error:
             if name not in self._resting:
                 _log.warning("projection %s falls behind, it catches up later: %s", name, error)
             self._rest(projection)
-        else:
-            if self._resting.pop(name, None):
-                _log.info("projection %s caught up", name)
+            return False
+        if self._resting.pop(name, None):
+            _log.info("projection %s can be reached again", name)
+        return lags
 
     def _rest(self, projection: Projection) -> None:
         _, rest = self._resting.get(projection.name, (0.0, 0.5))

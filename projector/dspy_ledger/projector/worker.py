@@ -122,9 +122,10 @@ class Worker:
             return
         _log.info("reading stream %s after %s", self._settings.keys.events, last_id)
         try:
+            wanting = False
             while not self._halt.is_set():
-                await self._pause(_TIDY_EVERY)
-                await self._guarded(lambda: self._tidy(live))
+                await self._pause(0 if wanting else _TIDY_EVERY)
+                wanting = bool(await self._guarded(lambda: self._tidy(live)))
         finally:
             await broker.stop()
 
@@ -162,30 +163,32 @@ class Worker:
                 f"Redis holds something else under {stream}; choose another DSPY_LEDGER_STREAM_PREFIX"
             )
 
-    def _tidy(self, live: Live) -> None:
+    def _tidy(self, live: Live) -> bool:
         # FastStream would read a key of another kind again and again without a pause.
         with suppress(redis.RedisError):
             self._check_stream()
-        live.tidy()
+        return live.tidy()
 
-    async def _guarded(self, act: Callable[[], object]) -> None:
-        """Work that ends the run when it fails; after that, nothing more is done in this process."""
+    async def _guarded(self, act: Callable[[], T]) -> T | None:
+        """Work that ends the run when it fails (None then); after that, nothing more is done."""
 
-        def act_unless_halted() -> None:
+        def act_unless_halted() -> T | None:
             if self._halt.is_set():
-                return
+                return None
             try:
-                act()
+                return act()
             except Halted:
                 pass
             except Exception as error:  # noqa: BLE001  the process ends and starts again from its checkpoints
                 _log.error("the projector gives up: %s: %s", type(error).__name__, error)
                 self._failed = True
                 self._halt.set()  # at once: the next batch must not be stored past this one
+            return None
 
-        await self._work(act_unless_halted)
+        done = await self._work(act_unless_halted)
         if self._halt.is_set():
             self._stopped.set()
+        return done
 
     async def _work(self, act: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, act)
