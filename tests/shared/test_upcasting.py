@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import orjson
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from dspy_ledger.errors import InvalidEvent
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import DATA_FIELD
+from dspy_ledger.store import SqliteEventStore, sqlite
 from dspy_ledger.upcasting import UPCASTERS, Upcasters, older_types, upcast, upcast_type
 from dspy_ledger.wire import decode
 
@@ -74,6 +76,33 @@ def test_an_older_event_is_decoded_as_the_newest_and_keeps_its_bytes(seconds_wer
     assert (entry.type, entry.envelope["type"]) == (EXECUTED, EXECUTED)
     assert (entry.envelope["data"]["latency_ms"], entry.payload) == (500, payload)
     assert entry.envelope["data"]["unknown"] == "kept"
+
+
+def test_an_older_event_in_the_store_is_read_and_asked_for_as_the_newest(
+    seconds_were_stored: None, tmp_path: Path
+) -> None:
+    payload = orjson.dumps(envelope(seconds=0.5))
+    store = SqliteEventStore(tmp_path / "ledger.db")
+    [appended] = store.append([("1-1", decode({DATA_FIELD: payload}))]).events
+    [read] = store.read(0, 10, types=[EXECUTED])
+    store.close()
+    for event in (appended, read):
+        assert (event.type, event.data["latency_ms"], event.payload) == (EXECUTED, 500, payload)
+
+
+def test_what_was_stored_before_its_upcaster_came_is_read_and_asked_for_as_the_newest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    newest = "org.dspy-ledger.ExecutionCompleted.v9"
+    store = SqliteEventStore(tmp_path / "ledger.db")
+    payload = orjson.dumps(envelope(EXECUTED, latency_ms=1))
+    store.append([("1-1", decode({DATA_FIELD: payload}))])
+    monkeypatch.setitem(UPCASTERS, EXECUTED, (newest, lambda data: {**data, "latency": data["latency_ms"]}))
+    monkeypatch.setitem(sqlite._KNOWN_TYPES, newest, newest)
+    [read] = store.read(0, 10, types=[newest])
+    assert (read.type, read.envelope["type"], read.data["latency"]) == (newest, newest, 1)
+    assert store.event("e").type == store.event_at(1).type == newest
+    store.close()
 
 
 def test_what_an_upcaster_makes_must_be_valid_too(seconds_were_stored: None) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import orjson
 
 from dspy_ledger.sequences import SequenceSet
+from dspy_ledger.upcasting import UPCASTERS, upcast
 from dspy_ledger.wire import Entry
 
 __all__ = [
@@ -28,7 +29,10 @@ __all__ = [
 
 @dataclass(slots=True)
 class StoredEvent:
-    """One event with its place in the ledger. Not to be changed; left unfrozen because that is faster."""
+    """One event with its place in the ledger, read as the newest type.
+
+    Not to be changed; left unfrozen because that is faster.
+    """
 
     position: int
     event_id: str
@@ -48,7 +52,8 @@ class StoredEvent:
     def envelope(self) -> dict[str, Any]:
         """The CloudEvent, decoded once."""
         if self._envelope is None:
-            self._envelope = orjson.loads(self.payload)
+            envelope = orjson.loads(self.payload)
+            self._envelope = upcast(envelope) if UPCASTERS else envelope
         return self._envelope
 
     @property
@@ -173,6 +178,8 @@ class EventStore(Protocol):
     def restore(self, events: Sequence[StoredEvent], dead_letters: Sequence[DeadLetter] = ()) -> int:
         """Take in events of an export as they are, positions and times included; how many were new.
 
+        Bodies that the export knows as erased go; those that were erased here stay away.
+
         Raises:
             StoreError: a position holds another event already, or positions do not go on without a hole.
         """
@@ -191,6 +198,9 @@ class EventStore(Protocol):
 
     def read_all(self, *, types: Sequence[str] = (), upto: int | None = None) -> Iterator[StoredEvent]:
         """All events in order, in batches behind the scenes."""
+
+    def with_body(self, after: int, limit: int, *, types: Sequence[str], upto: int) -> list[int]:
+        """Up to ``limit`` positions > ``after`` and ≤ ``upto`` of these types that have a body, in order."""
 
     def event_at(self, position: int) -> StoredEvent | None:
         """The event at a position."""

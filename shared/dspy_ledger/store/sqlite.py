@@ -30,6 +30,7 @@ from dspy_ledger.store.protocol import (
 )
 from dspy_ledger.store.seals import seal
 from dspy_ledger.timestamps import utc_now
+from dspy_ledger.upcasting import UPCASTERS, older_types, upcast_type
 from dspy_ledger.wire import Entry, pack
 
 __all__ = ["SqliteEventStore"]
@@ -45,6 +46,7 @@ _SELECT_LETTER = (
     "SELECT stream_id, reason, detail, raw, digest, source, sequence, id, recorded_at FROM dead_letters"
     " WHERE dropped_at IS NULL"
 )
+_ERASED = EVENT_TYPES["BodyErased"]
 _KNOWN_TYPES = {kind: kind for kind in EVENT_TYPES.values()}
 _CHUNK = 500  # ids per IN (…): below every SQLite's limit of variables
 _ERASED_AT_ONCE = 1000  # event ids in one BodyErased
@@ -214,6 +216,7 @@ class SqliteEventStore:
                 if event.position != position:
                     raise StoreError(f"position {position} is missing before {event.position}")
             self._insert(new)
+            self._erase_as_told(new)
             for letter in dead_letters:
                 self._bury([letter], letter.recorded_at or self._now())
             touched: dict[str, Account] = {}
@@ -222,6 +225,18 @@ class SqliteEventStore:
             moment = events[-1].recorded_at if events else self._now()
             self._settle(new, dead_letters, moment, touched)
             return len(new)
+
+    def _erase_as_told(self, events: Sequence[StoredEvent]) -> None:
+        """Delete the bodies that were erased where these events come from."""
+        erasures = [e for e in events if e.type == _ERASED and e.source == self._own_source]
+        self._db.executemany(
+            "DELETE FROM bodies WHERE position = (SELECT position FROM events WHERE event_id = ?)",
+            [(event_id,) for event in erasures for event_id in event.data["event_ids"]],
+        )
+
+    @property
+    def _own_source(self) -> str:
+        return f"/projector/{self._ledger_id}"
 
     def erase(self, positions: Sequence[int], reason: str) -> list[StoredEvent]:
         """Delete bodies and append events that say so; see the protocol."""
@@ -235,7 +250,7 @@ class SqliteEventStore:
                 "DELETE FROM bodies WHERE position = ?", [(position,) for position, _ in erased]
             )
             last, recorded_at = self._next()
-            source = f"/projector/{self._ledger_id}"
+            source = self._own_source
             touched: dict[str, Account] = {}
             account = self._account(source, touched)
             events: list[StoredEvent] = []
@@ -372,11 +387,11 @@ class SqliteEventStore:
     def read(self, after: int, limit: int, *, types: Sequence[str] = ()) -> list[StoredEvent]:
         """Up to ``limit`` events with position > ``after``, in order, bodies included."""
         # Literals, not variables: only then can SQLite see that the partial index fits.
-        wanted = " OR ".join(f"e.type = '{_KNOWN_TYPES[kind]}'" for kind in types) or "1"
+        wanted = " OR ".join(f"e.type = '{kind}'" for kind in _stored_as(types)) or "1"
         rows = self._db.execute(
             f"{_SELECT} WHERE e.position > ? AND ({wanted}) ORDER BY e.position LIMIT ?", (after, limit)
         )
-        return [StoredEvent(*row) for row in rows]
+        return _newest([StoredEvent(*row) for row in rows])
 
     def read_all(self, *, types: Sequence[str] = (), upto: int | None = None) -> Iterator[StoredEvent]:
         """All events in order (up to a position), a thousand at a time."""
@@ -398,7 +413,17 @@ class SqliteEventStore:
 
     def _one(self, where: str, value: object) -> StoredEvent | None:
         row = self._db.execute(f"{_SELECT} WHERE {where}", (value,)).fetchone()
-        return StoredEvent(*row) if row else None
+        return _newest([StoredEvent(*row)])[0] if row else None
+
+    def with_body(self, after: int, limit: int, *, types: Sequence[str], upto: int) -> list[int]:
+        """Up to ``limit`` positions > ``after`` and ≤ ``upto`` that have a body, in order."""
+        kinds = _stored_as(types)
+        rows = self._db.execute(
+            "SELECT position FROM bodies JOIN events USING (position) WHERE position > ? AND position <= ?"  # noqa: S608
+            f" AND type IN ({','.join('?' * len(kinds))}) ORDER BY position LIMIT ?",
+            (after, upto, *kinds, limit),
+        )
+        return [position for (position,) in rows]
 
     def stream_checkpoint(self, stream: str) -> StreamCheckpoint | None:
         """Where reading that stream goes on."""
@@ -512,6 +537,18 @@ def _account(
 
 def _sequences(ranges: str) -> SequenceSet:
     return SequenceSet(map(tuple, orjson.loads(ranges)))
+
+
+def _stored_as(types: Sequence[str]) -> list[str]:
+    """The types, and the older ones that are read as them; only ever names of our own."""
+    return [stored for kind in types for stored in (_KNOWN_TYPES[kind], *older_types(kind))]
+
+
+def _newest(events: list[StoredEvent]) -> list[StoredEvent]:
+    if UPCASTERS:
+        for event in events:
+            event.type = upcast_type(event.type)
+    return events
 
 
 def _place(position: int, stream_id: str | None, entry: Entry, recorded_at: str) -> StoredEvent:
