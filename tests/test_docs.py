@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import msgspec
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from dspy_ledger import events, wire
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD, Keys
@@ -65,8 +65,10 @@ def json_type(annotation: Any) -> str:
     """What JSON calls values of this type."""
     if get_origin(annotation) is Annotated:
         return json_type(get_args(annotation)[0])
+    if annotation is Any:
+        return "any"
     if isinstance(annotation, type):
-        return "object" if issubclass(annotation, BaseModel) else JSON_TYPES[annotation]
+        return "object" if issubclass(annotation, msgspec.Struct) else JSON_TYPES[annotation]
     if get_origin(annotation) is Literal:
         return json_type(type(get_args(annotation)[0]))
     if get_origin(annotation) in (Union, types.UnionType):
@@ -75,11 +77,11 @@ def json_type(annotation: Any) -> str:
     return JSON_TYPES.get(get_origin(annotation), "any")
 
 
-def documented(model: type[BaseModel]) -> list[tuple[str, str, str]]:
+def documented(model: type[msgspec.Struct]) -> list[tuple[str, str, str]]:
     """What the columns Field, JSON and Needed have to say of a model."""
     return [
-        (f"`{name}`", json_type(field.annotation), "yes" if field.is_required() else "no")
-        for name, field in model.model_fields.items()
+        (f"`{field.name}`", json_type(field.type), "yes" if field.required else "no")
+        for field in msgspec.structs.fields(model)
     ]
 
 

@@ -1,21 +1,21 @@
 """The facts of the ledger: what each event says, and the CloudEvents envelope around it.
 
-Models are strict (no coercion) and ignore unknown fields, which survive in the stored bytes. A body
+Models are read strictly (no coercion); unknown fields are ignored, and survive in the stored bytes. A body
 (inputs, outputs, calls, rows, state) is never part of these models: it travels and is stored apart.
 Names of measurements follow OpenTelemetry's GenAI terms.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from msgspec import Meta, Struct
 
 from dspy_ledger.timestamps import canonical_time
 
 __all__ = [
+    "EVENT_MODELS",
     "EVENT_TYPES",
-    "AnyEvent",
     "BodyErased",
     "BodyErasedEvent",
     "Envelope",
@@ -30,20 +30,21 @@ __all__ = [
     "ProducerReportedEvent",
     "ProgramRegistered",
     "ProgramRegisteredEvent",
-    "event_adapter",
 ]
 
-Timestamp = Annotated[str, AfterValidator(canonical_time)]
-Text = Annotated[str, Field(min_length=1, max_length=512)]
+Timestamp = str  # looked at by the struct that has it
+Text = Annotated[str, Meta(min_length=1, max_length=512)]
 Number = int | float
-Range = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+Count = Annotated[int, Meta(ge=0)]
+NotNegative = Count | Annotated[float, Meta(ge=0)]
+Range = Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=2, max_length=2)]
 
 
-class _Fact(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, protected_namespaces=())
+class _Fact(Struct, frozen=True, kw_only=True):
+    pass
 
 
-class ModelInfo(_Fact):
+class ModelInfo(_Fact, frozen=True, kw_only=True):
     """What a model id stands for; never its additional parameters, which may hold secrets."""
 
     provider: str | None = None
@@ -51,17 +52,17 @@ class ModelInfo(_Fact):
     model_name: str | None = None
 
 
-class Optimizer(_Fact):
+class Optimizer(_Fact, frozen=True, kw_only=True):
     """How an optimized variant came about; ``changed`` is false when the run changed nothing."""
 
     name: str
-    params: dict[str, JsonValue] = Field(default_factory=dict)
+    params: dict[str, Any] = {}
     score: Number | None = None
     run_id: str | None = None
     changed: bool = True
 
 
-class ProgramRegistered(_Fact):
+class ProgramRegistered(_Fact, frozen=True, kw_only=True):
     """A program's content was registered under a version. Body: its state."""
 
     program_id: Text
@@ -70,12 +71,12 @@ class ProgramRegistered(_Fact):
     content_hash: Text
     code_hash: str | None = None
     description: str | None = None
-    tags: list[str] = Field(default_factory=list)
+    tags: list[str] = []
     class_name: str | None = None
     module_path: str | None = None
     source_code: str | None = None
-    signature: dict[str, JsonValue] | None = None
-    interface: dict[str, JsonValue] | None = None
+    signature: dict[str, Any] | None = None
+    interface: dict[str, Any] | None = None
     kind: str
     parent_id: str | None = None
     parent_version: str | None = None
@@ -83,15 +84,18 @@ class ProgramRegistered(_Fact):
     dspy_version: str | None = None
     created_at: Timestamp
 
+    def __post_init__(self) -> None:
+        canonical_time(self.created_at)
 
-class ExecutionError(_Fact):
+
+class ExecutionError(_Fact, frozen=True, kw_only=True):
     """The exception that ended an execution."""
 
     type: str
     message: str
 
 
-class ExecutionCompleted(_Fact):
+class ExecutionCompleted(_Fact, frozen=True, kw_only=True):
     """One root call of a program ended, well or badly. Body: inputs, outputs, calls.
 
     ``latency_ms`` and ``time_to_first_chunk_ms`` are milliseconds, ``cost_usd`` US dollars (null when no
@@ -105,27 +109,30 @@ class ExecutionCompleted(_Fact):
     program_name: str | None = None
     model_id: str | None = None
     model_info: ModelInfo | None = None
-    models: list[str] = Field(default_factory=list)
+    models: list[str] = []
     model_pinned: bool = False
     status: Literal["ok", "error"]
     error: ExecutionError | None = None
     started_at: Timestamp
-    latency_ms: Number = Field(ge=0)
+    latency_ms: NotNegative
     time_to_first_chunk_ms: Number | None = None
-    usage: dict[str, Number] = Field(default_factory=dict)
+    usage: dict[str, Number] = {}
     cost_usd: Number | None = None
-    call_counts: dict[str, int] = Field(default_factory=dict)
+    call_counts: dict[str, int] = {}
     trace_id: str | None = None
     session_id: str | None = None
     user_id: str | None = None
-    tags: list[str] = Field(default_factory=list)
-    metadata: dict[str, JsonValue] = Field(default_factory=dict)
-    truncated: list[str] = Field(default_factory=list)
+    tags: list[str] = []
+    metadata: dict[str, Any] = {}
+    truncated: list[str] = []
     adapter: str | None = None
     dspy_version: str | None = None
 
+    def __post_init__(self) -> None:
+        canonical_time(self.started_at)
 
-class EvaluationSaved(_Fact):
+
+class EvaluationSaved(_Fact, frozen=True, kw_only=True):
     """Results of an evaluation; of one execution (feedback) when ``execution_id`` is set. Body: rows."""
 
     evaluation_id: Text
@@ -134,41 +141,42 @@ class EvaluationSaved(_Fact):
     content_hash: str | None = None
     model_id: str | None = None
     model_info: ModelInfo | None = None
-    results: JsonValue
+    results: Any
     metric_name: str | None = None
-    dataset: dict[str, JsonValue] | None = None
+    dataset: dict[str, Any] | None = None
     execution_id: str | None = None
     user_id: str | None = None
-    truncated: list[str] = Field(default_factory=list)
+    truncated: list[str] = []
     created_at: Timestamp
 
+    def __post_init__(self) -> None:
+        canonical_time(self.created_at)
 
-class ProducerReported(_Fact):
+
+class ProducerReported(_Fact, frozen=True, kw_only=True):
     """A producer's own account: its first and last sequence, and the numbers that will never come."""
 
-    first: int = Field(ge=1)
-    last: int = Field(ge=0)
-    dropped: list[Range] = Field(default_factory=list)
-    unconfirmed: list[Range] = Field(default_factory=list)
-    sampled_out: int = Field(0, ge=0)
+    first: Annotated[int, Meta(ge=1)]
+    last: Count
+    dropped: list[Range] = []
+    unconfirmed: list[Range] = []
+    sampled_out: Count = 0
     reason: Literal["start", "interval", "close"]
 
 
-class BodyErased(_Fact):
+class BodyErased(_Fact, frozen=True, kw_only=True):
     """The bodies of these events were erased."""
 
     event_ids: list[str]
     reason: str
 
 
-class Envelope(BaseModel):
+class Envelope(Struct, frozen=True, kw_only=True):
     """CloudEvents 1.0 context attributes, with our extensions.
 
     ``sequence`` is the producer's own counter, ten digits or more; ``bodydigest`` is ``sha256:…`` of the
     body's bytes; ``subject`` is the program id where there is one.
     """
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     specversion: Literal["1.0"]
     id: Text
@@ -176,68 +184,63 @@ class Envelope(BaseModel):
     subject: str | None = None
     time: Timestamp
     datacontenttype: Literal["application/json"] = "application/json"
-    sequence: Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
+    sequence: Annotated[str, Meta(pattern=r"^[0-9]{1,18}$")]
     bodydigest: str | None = None
     environment: str | None = None
     service: str | None = None
     release: str | None = None
 
+    def __post_init__(self) -> None:
+        canonical_time(self.time)
 
-class ProgramRegisteredEvent(Envelope):
+
+class ProgramRegisteredEvent(Envelope, frozen=True, kw_only=True):
     """Envelope of ProgramRegistered."""
 
     type: Literal["org.dspy-ledger.ProgramRegistered.v1"]
     data: ProgramRegistered
 
 
-class ExecutionCompletedEvent(Envelope):
+class ExecutionCompletedEvent(Envelope, frozen=True, kw_only=True):
     """Envelope of ExecutionCompleted."""
 
     type: Literal["org.dspy-ledger.ExecutionCompleted.v1"]
     data: ExecutionCompleted
 
 
-class EvaluationSavedEvent(Envelope):
+class EvaluationSavedEvent(Envelope, frozen=True, kw_only=True):
     """Envelope of EvaluationSaved."""
 
     type: Literal["org.dspy-ledger.EvaluationSaved.v1"]
     data: EvaluationSaved
 
 
-class ProducerReportedEvent(Envelope):
+class ProducerReportedEvent(Envelope, frozen=True, kw_only=True):
     """Envelope of ProducerReported."""
 
     type: Literal["org.dspy-ledger.ProducerReported.v1"]
     data: ProducerReported
 
 
-class BodyErasedEvent(Envelope):
+class BodyErasedEvent(Envelope, frozen=True, kw_only=True):
     """Envelope of BodyErased."""
 
     type: Literal["org.dspy-ledger.BodyErased.v1"]
     data: BodyErased
 
 
-AnyEvent = Annotated[
-    ProgramRegisteredEvent
-    | ExecutionCompletedEvent
-    | EvaluationSavedEvent
-    | ProducerReportedEvent
-    | BodyErasedEvent,
-    Field(discriminator="type"),
-]
-
-event_adapter: TypeAdapter[Any] = TypeAdapter(AnyEvent)
-"""Validates a decoded envelope; the ``type`` attribute picks the model."""
+_MODELS: tuple[type[Envelope], ...] = (
+    ProgramRegisteredEvent,
+    ExecutionCompletedEvent,
+    EvaluationSavedEvent,
+    ProducerReportedEvent,
+    BodyErasedEvent,
+)
 
 EVENT_TYPES: dict[str, str] = {
-    model.__name__.removesuffix("Event"): model.model_fields["type"].annotation.__args__[0]  # type: ignore[union-attr]
-    for model in (
-        ProgramRegisteredEvent,
-        ExecutionCompletedEvent,
-        EvaluationSavedEvent,
-        ProducerReportedEvent,
-        BodyErasedEvent,
-    )
+    model.__name__.removesuffix("Event"): get_args(get_type_hints(model)["type"])[0] for model in _MODELS
 }
 """Short name (``ExecutionCompleted``) → the type attribute on the wire."""
+
+EVENT_MODELS: dict[str, type[Envelope]] = dict(zip(EVENT_TYPES.values(), _MODELS, strict=True))
+"""The type attribute on the wire → what an event of it must be like."""

@@ -13,11 +13,11 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 import orjson
-from pydantic import ValidationError
 
 from dspy_ledger.errors import InvalidEvent
-from dspy_ledger.events import EVENT_TYPES, event_adapter
+from dspy_ledger.events import EVENT_MODELS, EVENT_TYPES
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
 from dspy_ledger.timestamps import canonical_time
 from dspy_ledger.upcasting import UPCASTERS, upcast
@@ -34,7 +34,6 @@ __all__ = [
     "unpack",
 ]
 
-_KNOWN_TYPES = frozenset(EVENT_TYPES.values())
 _MOST_LEVELS = 200
 """How deep an event or a body may nest: what is read must be writable again (orjson writes 254 levels)."""
 
@@ -164,16 +163,15 @@ def decode(fields: Mapping[bytes, bytes], *, body_may_be_gone: bool = False) -> 
     if UPCASTERS and isinstance(kind, str) and kind in UPCASTERS:
         envelope = upcast(envelope)
         kind = envelope["type"]
-    if kind not in _KNOWN_TYPES if isinstance(kind, str) else True:
+    model = EVENT_MODELS.get(kind) if isinstance(kind, str) else None
+    if model is None:
         raise InvalidEvent("unknown-type", f"this release does not know type {kind!r}")
     if too_deep(payload):
         raise InvalidEvent("not-an-event", f"it nests deeper than {_MOST_LEVELS} levels")
     try:
-        event_adapter.validate_python(envelope)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        raise InvalidEvent("not-an-event", f"{where}: {first['msg']}") from None
+        msgspec.convert(envelope, model)
+    except msgspec.ValidationError as error:
+        raise InvalidEvent("not-an-event", str(error)) from None
     body = fields.get(BODY_FIELD)
     if body is not None or not body_may_be_gone:
         _check_body(envelope.get("bodydigest"), body)

@@ -322,7 +322,7 @@ def test_fields_that_an_event_leaves_out_are_answered_as_empty(ledger, api):
 
 
 def test_every_field_of_an_executions_event_is_described():
-    assert set(ExecutionCompleted.model_fields) <= set(schemas.ExecutionDetail.model_fields)
+    assert set(ExecutionCompleted.__struct_fields__) <= set(schemas.ExecutionDetail.model_fields)
 
 
 def test_a_failed_execution_tells_its_error_in_whole_and_in_parts(ledger, api):

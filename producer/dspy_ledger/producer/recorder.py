@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
+import msgspec
 import orjson
-from pydantic import BaseModel, ValidationError
+from msgspec import Struct
 
 from dspy_ledger.events import EvaluationSaved, ExecutionCompleted
 from dspy_ledger.producer.capture import NOT_CAPTURED
@@ -29,6 +31,7 @@ _LONGEST_MESSAGE: Final = 8_000  # characters of an error's message
 _LONGEST_NAME: Final = 512  # characters
 _LONGEST_TAG: Final = 256  # characters
 _MOST_TAGS: Final = 100
+_WRONG_FIELD: Final = re.compile(r"`\$\.(\w+)")  # in what msgspec says of data that it refuses
 
 _QUOTING: Final = frozenset({"error", "messages", "inputs", "outputs"})
 """Keys of a call that may hold the host's data; all else in a call is said by the tracker itself."""
@@ -153,7 +156,7 @@ def _call(settings: Settings, call: dict[str, Any], *, quotes: bool) -> dict[str
 
 def _record(
     ledger: Ledger,
-    model: type[BaseModel],
+    model: type[Struct],
     data: dict[str, Any],
     free: tuple[str, ...],
     body: dict[str, Any] | None,
@@ -218,14 +221,24 @@ def _bounded(data: dict[str, Any], most_results: int, *, cut: bool) -> tuple[dic
     return data, truncated
 
 
-def _valid(model: type[BaseModel], data: dict[str, Any]) -> dict[str, Any]:
+def _valid(model: type[Struct], data: dict[str, Any]) -> dict[str, Any]:
     """The data without optional fields that no reader would take: better less than a dead letter."""
-    try:
-        model.__pydantic_validator__.validate_python(data)
-    except ValidationError as error:
-        wrong = {str(problem["loc"][0]) for problem in error.errors(include_url=False, include_input=False)}
-        if any(model.model_fields[name].is_required() for name in wrong):
-            raise
-        _log.warning("left out of an event, since no reader would take it: %s", ", ".join(sorted(wrong)))
-        return {name: value for name, value in data.items() if name not in wrong}
+    left_out: list[str] = []
+    while True:
+        try:
+            msgspec.convert(data, model)
+        except msgspec.ValidationError as error:
+            wrong = _WRONG_FIELD.search(str(error))
+            if wrong is None or wrong[1] not in data or wrong[1] in _required(model):
+                raise
+            left_out.append(wrong[1])
+            data = {name: value for name, value in data.items() if name != wrong[1]}
+        else:
+            break
+    if left_out:
+        _log.warning("left out of an event, since no reader would take it: %s", ", ".join(sorted(left_out)))
     return data
+
+
+def _required(model: type[Struct]) -> set[str]:
+    return {field.name for field in msgspec.structs.fields(model) if field.required}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, NamedTuple
 
+import msgspec
+
 from dspy_ledger.api.parameters import ExecutionQuery
 from dspy_ledger.api.queries.paging import Item, items_of, page
 from dspy_ledger.events import ExecutionCompleted
@@ -29,9 +31,9 @@ _FEW = 5000
 _MOST_WALKS = 200
 """Contents of one program that are walked side by side; SQLite merges up to 500."""
 _LEFT_OUT = {
-    name: field.get_default(call_default_factory=True)
-    for name, field in ExecutionCompleted.model_fields.items()
-    if not field.is_required()
+    field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+    for field in msgspec.structs.fields(ExecutionCompleted)
+    if not field.required
 }
 """What a field says that an event of another producer left out."""
 
