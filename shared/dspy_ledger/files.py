@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 __all__ = ["LEASE", "make_folder", "sweep", "sync_folder", "write_atomically", "write_together"]
@@ -17,12 +17,12 @@ LEASE = "writer.lock"
 """The file in the data dir that its one writer keeps locked."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file by temp file → fsync → rename → fsync of the folder."""
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write a file, given whole or in pieces, by temp file → fsync → rename → fsync of the folder."""
     write_together({path: content})
 
 
-def write_together(contents: Mapping[Path, bytes]) -> None:
+def write_together(contents: Mapping[Path, bytes | Iterable[bytes]]) -> None:
     """Write many files, each atomically; their folders are synced once each, at the end.
 
     All are durable once this returns. When it raises, some may be written; none is half-written.
@@ -34,7 +34,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             temp = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{number}.tmp")
             temps.append((temp, path))
             with temp.open("wb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
         for temp, path in temps:

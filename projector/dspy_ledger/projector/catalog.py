@@ -79,6 +79,12 @@ class Catalog:
         content = program.contents.get(content_hash) if program and content_hash is not None else None
         return content.version if content else None
 
+    def content_at(self, data: Mapping[str, Any], position: int) -> Content | None:
+        """The content whose first registration is the one of these fields, at that position."""
+        program = self.programs.get(data["program_id"])
+        content = program.contents.get(data["content_hash"]) if program else None
+        return content if content is not None and content.position == position else None
+
     def register(self, data: Mapping[str, Any], position: int) -> Registered:
         """Fold the next registration in; ``data`` are the fields of a valid ProgramRegistered event."""
         program = self.programs.get(data["program_id"])

@@ -11,9 +11,14 @@ import orjson
 
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.files import make_folder, sweep, sync_folder, write_atomically, write_together
-from dspy_ledger.projector.catalog import Catalog, Registered
-from dspy_ledger.projector.documents import evaluation_document, execution_line, version_document
-from dspy_ledger.projector.lines import append_lines, cut_lines
+from dspy_ledger.projector.catalog import Catalog, Content
+from dspy_ledger.projector.documents import (
+    bodiless_line,
+    evaluation_document,
+    execution_line,
+    version_document,
+)
+from dspy_ledger.projector.lines import append_lines, change_lines, cut_lines
 from dspy_ledger.projector.names import evaluation_name, folder_name, version_name
 from dspy_ledger.projector.parking import registrations
 from dspy_ledger.projector.projection import Checkpoint
@@ -30,6 +35,7 @@ CHECKPOINT = "directory.json"
 _REGISTERED = EVENT_TYPES["ProgramRegistered"]
 _EXECUTED = EVENT_TYPES["ExecutionCompleted"]
 _EVALUATED = EVENT_TYPES["EvaluationSaved"]
+_ERASED = EVENT_TYPES["BodyErased"]
 _DAY = len("2026-11-22")
 _DAYS = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9].jsonl"
 _GITIGNORE = b"""\
@@ -41,10 +47,11 @@ _GITIGNORE = b"""\
 
 @dataclass(slots=True)
 class _Pending:
-    """What one batch adds: whole files, and lines by (program id, day)."""
+    """What one batch adds: whole files, lines by file, and which lines of a file lose their bodies."""
 
     files: dict[Path, bytes] = field(default_factory=dict)
-    lines: dict[tuple[str, str], list[bytes]] = field(default_factory=dict)
+    lines: dict[Path, list[bytes]] = field(default_factory=dict)
+    bodiless: dict[Path, set[int]] = field(default_factory=dict)
 
 
 class Directory:
@@ -125,19 +132,25 @@ class Directory:
 
     def _fold(self, batch: Sequence[StoredEvent], catalog: Catalog) -> _Pending:
         pending = _Pending()
+        lines: dict[tuple[str, str], list[bytes]] = {}
         for event in batch:
             if event.type == _EXECUTED:
                 data = event.data
                 program_id = data["program_id"]
                 version = catalog.version_of(program_id, data.get("content_hash"))
                 line = execution_line(event, version=version)
-                pending.lines.setdefault((program_id, event.time[:_DAY]), []).append(line)
+                lines.setdefault((program_id, event.time[:_DAY]), []).append(line)
             elif event.type == _EVALUATED:
                 self._fold_evaluation(event, catalog, pending)
             elif event.type == _REGISTERED:
                 registered = catalog.register(event.data, event.position)
                 if registered.new or registered.reworded:
-                    self._fold_registration(event, registered, batch, pending)
+                    content = registered.content
+                    first = event if registered.new else self._first(content.position, batch)
+                    self._fold_version(first, content, pending)
+            elif event.type == _ERASED:
+                self._fold_erasure(event, catalog, pending)
+        pending.lines = {self._day_file(*key): content for key, content in lines.items()}
         return pending
 
     def _fold_evaluation(self, event: StoredEvent, catalog: Catalog, pending: _Pending) -> None:
@@ -150,15 +163,28 @@ class Directory:
         path = self._root / folder_name(program_id) / "evaluations" / name
         pending.files[path] = evaluation_document(event, version=version)
 
-    def _fold_registration(
-        self, event: StoredEvent, registered: Registered, batch: Sequence[StoredEvent], pending: _Pending
-    ) -> None:
-        content = registered.content
-        first = event if registered.new else self._first(content.position, batch)
-        path = self._root / folder_name(registered.program.program_id) / version_name(content.version)
+    def _fold_version(self, first: StoredEvent, content: Content, pending: _Pending) -> None:
+        path = self._root / folder_name(first.data["program_id"]) / version_name(content.version)
         pending.files[path] = version_document(
             first, version=content.version, description=content.description, tags=content.tags
         )
+
+    def _fold_erasure(self, erasure: StoredEvent, catalog: Catalog, pending: _Pending) -> None:
+        """Bodies go where the store has them no more: whatever else an event may say, this is its view."""
+        for event_id in erasure.data["event_ids"]:
+            event = self._store.event(event_id)
+            if event is None or event.body is not None:
+                continue
+            if event.type == _EXECUTED:
+                path = self._day_file(event.data["program_id"], event.time[:_DAY])
+                pending.bodiless.setdefault(path, set()).add(event.position)
+            elif event.type == _REGISTERED:
+                content = catalog.content_at(event.data, event.position)
+                if content is not None:
+                    self._fold_version(event, content, pending)
+
+    def _day_file(self, program_id: str, day: str) -> Path:
+        return self._root / folder_name(program_id) / "executions" / f"{day}.jsonl"
 
     def _first(self, position: int, batch: Sequence[StoredEvent]) -> StoredEvent:
         """The registration at a position, of this batch or an earlier one."""
@@ -169,14 +195,12 @@ class Directory:
         return stored
 
     def _write(self, pending: _Pending) -> None:
-        lines = {
-            self._root / folder_name(program_id) / "executions" / f"{day}.jsonl": content
-            for (program_id, day), content in pending.lines.items()
-        }
-        for folder in {path.parent for path in (*lines, *pending.files)} - self._folders:
+        for folder in {path.parent for path in (*pending.lines, *pending.files)} - self._folders:
             make_folder(folder)
             self._folders.add(folder)
-        append_lines(lines)
+        append_lines(pending.lines)
+        for path, positions in pending.bodiless.items():
+            change_lines(path, positions, bodiless_line)
         changed = {path: new for path, new in pending.files.items() if _differs(path, new)}
         write_together(changed)
         # A file that is as it should be may have been renamed by a process killed before it synced.

@@ -10,7 +10,9 @@ import orjson
 from dspy_ledger.store import StoredEvent
 from dspy_ledger.timestamps import canonical_time
 
-__all__ = ["evaluation_document", "execution_line", "version_document"]
+__all__ = ["bodiless_line", "evaluation_document", "execution_line", "version_document"]
+
+_BODY = ("inputs", "outputs", "calls")
 
 
 def version_document(first: StoredEvent, *, version: str, description: str | None, tags: list[str]) -> bytes:
@@ -81,9 +83,14 @@ def execution_line(event: StoredEvent, *, version: str | None) -> bytes:
         line[name] = envelope.get(name)
     body = event.body_json()
     captured: Mapping[str, Any] = body if isinstance(body, dict) else {}
-    for name in ("inputs", "outputs", "calls"):
+    for name in _BODY:
         line[name] = captured.get(name)
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def bodiless_line(line: bytes) -> bytes:
+    """What :func:`execution_line` writes for the same event once its body was erased."""
+    return orjson.dumps({**orjson.loads(line), **dict.fromkeys(_BODY)}, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _document(fields: dict[str, Any]) -> bytes:

@@ -1,16 +1,16 @@
-"""Append-only files of numbered lines: appended durably, and cut back to a checkpoint after a crash."""
+"""Files of numbered lines: appended durably, cut back to a checkpoint after a crash, changed atomically."""
 
 from __future__ import annotations
 
 import mmap
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
-from dspy_ledger.files import sync_folder
+from dspy_ledger.files import sync_folder, write_atomically
 
-__all__ = ["append_lines", "cut_lines"]
+__all__ = ["append_lines", "change_lines", "cut_lines"]
 
 _START = b'{"position":'
 _LINE = re.compile(rb'\{"position":(\d+)[,}]')
@@ -50,6 +50,23 @@ def cut_lines(path: Path, upto: int) -> None:
         sync_folder(path.parent)
     elif keep < size:
         os.truncate(path, keep)
+
+
+def change_lines(path: Path, positions: Set[int], change: Callable[[bytes], bytes]) -> None:
+    """Put ``change(line)`` in place of the lines at these positions, once and for all or not at all.
+
+    A line that is as it should be is left, and so is a file that is not there or has none to change.
+    """
+
+    def changed() -> Iterator[tuple[bytes, bytes]]:
+        with path.open("rb") as file:
+            for line in file:
+                match = _LINE.match(line)
+                wanted = match is not None and int(match[1]) in positions
+                yield line, change(line) if wanted else line
+
+    if path.exists() and any(old != new for old, new in changed()):
+        write_atomically(path, (new for _, new in changed()))
 
 
 def _is_ours(beginning: bytes) -> bool:

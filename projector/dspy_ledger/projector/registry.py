@@ -1,4 +1,4 @@
-"""The registry in Redis, kept holding at least what the store knows; nothing is deleted or lowered."""
+"""The registry in Redis, kept holding at least what the store knows; only what was erased is taken out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from redis.client import Pipeline
 
 from dspy_ledger.errors import LedgerUnavailable
 from dspy_ledger.events import EVENT_TYPES
-from dspy_ledger.keys import Keys
-from dspy_ledger.projector.catalog import Catalog
+from dspy_ledger.keys import DATA_FIELD, Keys
+from dspy_ledger.projector.catalog import Catalog, Content
 from dspy_ledger.projector.parking import registrations
 from dspy_ledger.projector.projection import Checkpoint
 from dspy_ledger.registry_format import encode_content, encode_known
@@ -23,6 +23,7 @@ __all__ = ["REGISTRY_VERSION", "Registry"]
 REGISTRY_VERSION = 1
 
 _REGISTERED = EVENT_TYPES["ProgramRegistered"]
+_ERASED = EVENT_TYPES["BodyErased"]
 _PER_TRANSACTION = 100  # registrations: each may carry a state of a megabyte
 
 
@@ -31,7 +32,8 @@ class Registry:
 
     Its checkpoint lies in Redis too and is asked for each time, so that a Redis that was emptied, replaced
     or set back gets everything again. What a producer decided stays: entries are only added. Descriptions
-    and tags follow the last registration.
+    and tags follow the last registration. An erased state is taken out of its entry, and an event whose body
+    was erased out of the stream, where that entry is in it still.
 
     Args:
         client: a client without hidden retries; its time-outs bound every call.
@@ -44,7 +46,7 @@ class Registry:
 
     name = "registry"
     version = REGISTRY_VERSION
-    types: Sequence[str] = (_REGISTERED,)
+    types: Sequence[str] = (_REGISTERED, _ERASED)
 
     def __init__(self, client: redis.Redis, keys: Keys, store: EventStore) -> None:
         self._client = client
@@ -70,12 +72,12 @@ class Registry:
         """Add what the events register, with the checkpoint in the same MULTI."""
         if not batch:
             return
-        registered = iter([event for event in batch if event.type == _REGISTERED])
+        concerning = iter([event for event in batch if event.type in self.types])
         if self._catalog is None:
             self._catalog = Catalog(registrations(self._store, self.name, self._checkpoint.position))
         catalog, self._catalog = self._catalog, None  # until Redis has it: it may have run ahead
         try:
-            for chunk in _chunks(registered):
+            for chunk in _chunks(concerning):
                 self._write(chunk, catalog, chunk[-1])
             self._write([], catalog, batch[-1])
         except redis.RedisError as error:
@@ -90,7 +92,10 @@ class Registry:
         checkpoint = Checkpoint.after(self._store, last)
         with self._client.pipeline(transaction=True) as pipe:
             for event in chunk:
-                self._add(pipe, event, catalog)
+                if event.type == _REGISTERED:
+                    self._add(pipe, event, catalog)
+                else:
+                    self._erase(pipe, event, catalog)
             pipe.hset(
                 self._keys.registry_checkpoint,
                 mapping={
@@ -116,8 +121,43 @@ class Registry:
         elif registered.reworded:
             first = self._store.event_at(content.position)
             assert first is not None
-            reworded = {**first.data, "description": content.description, "tags": content.tags}
-            pipe.hset(contents, digest, _content(reworded, first, content.version))
+            pipe.hset(contents, digest, _reworded(first, content))
+
+    def _erase(self, pipe: Pipeline, erasure: StoredEvent, catalog: Catalog) -> None:
+        streamed: list[StoredEvent] = []
+        for event_id in erasure.data["event_ids"]:
+            event = self._store.event(event_id)
+            if event is None or event.body is not None:
+                continue
+            if event.stream_id is not None:
+                streamed.append(event)
+            content = catalog.content_at(event.data, event.position) if event.type == _REGISTERED else None
+            if content is not None:
+                contents = self._keys.contents(event.data["program_id"])
+                pipe.hset(contents, event.data["content_hash"], _reworded(event, content))
+        gone = self._still_streamed(streamed)
+        if gone:
+            pipe.xdel(self._keys.events, *gone)
+
+    def _still_streamed(self, events: list[StoredEvent]) -> list[str]:
+        """The stream ids under which exactly these events lie in the stream still.
+
+        Looked at, because another server, or one set back, may have given the same id to another entry.
+        """
+        oldest = _entries(self._client.xrange(self._keys.events, count=1))
+        if not oldest:
+            return []
+        bound = _ordered(oldest[0][0].decode())
+        wanted = [(e, e.stream_id) for e in events if e.stream_id and _ordered(e.stream_id) >= bound]
+        with self._client.pipeline(transaction=False) as pipe:
+            for _, stream_id in wanted:
+                pipe.xrange(self._keys.events, stream_id, stream_id)
+            found = pipe.execute()
+        return [
+            stream_id
+            for (event, stream_id), entries in zip(wanted, found, strict=True)
+            if any(fields.get(DATA_FIELD) == event.payload for _, fields in _entries(entries))
+        ]
 
     def _read(self, fields: dict[bytes, bytes]) -> Checkpoint | None:
         try:
@@ -127,6 +167,22 @@ class Registry:
             return Checkpoint(ledger_id, int(fields[b"position"]), event_id)
         except (KeyError, ValueError):
             return None
+
+
+def _reworded(first: StoredEvent, content: Content) -> bytes:
+    """A known content as its first registration says, but for description and tags."""
+    data = {**first.data, "description": content.description, "tags": content.tags}
+    return _content(data, first, content.version)
+
+
+def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """What XRANGE answers; the client's types are wider."""
+    return answer  # type: ignore[no-any-return]
+
+
+def _ordered(stream_id: str) -> tuple[int, int]:
+    milliseconds, _, number = stream_id.partition("-")
+    return int(milliseconds), int(number or 0)
 
 
 def _content(data: dict[str, Any], event: StoredEvent, version: str) -> bytes:
