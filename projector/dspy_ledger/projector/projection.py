@@ -29,12 +29,23 @@ class Checkpoint:
 
     def matches(self, store: EventStore) -> bool:
         """Whether the store is the one that this checkpoint was made on, and still holds its event."""
+        return self.mismatch(store) is None
+
+    def mismatch(self, store: EventStore) -> str | None:
+        """Why the view can't be followed on from here, to go after its name; None when it can."""
         if self.ledger_id != store.ledger_id:
-            return False
+            return f"belongs to another ledger ({self.ledger_id})"
         if self.position == 0:
-            return True
+            return None
         event = store.event_at(self.position)
-        return event is not None and event.event_id == self.event_id
+        if event is None:
+            last = store.last_position()
+            return (
+                f"is at position {self.position}, the event store ends at {last}: an older one was restored"
+            )
+        if event.event_id != self.event_id:
+            return f"was folded from another event at position {self.position}: an older store was restored"
+        return None
 
     @classmethod
     def after(cls, store: EventStore, event: StoredEvent) -> Checkpoint:
