@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dspy_ledger import histogram
 from dspy_ledger import views as views_module
 from dspy_ledger.errors import StoreError
 from dspy_ledger.projector import SqlViews, catch_up, project
@@ -31,7 +34,8 @@ from projector.ledgers import (
 )
 
 TABLES = (
-    "programs", "program_tags", "versions", "executions", "evaluations", "models_seen", "totals", "checkpoint"
+    "programs", "program_tags", "versions", "wordings", "executions", "evaluations", "totals", "hours",
+    "checkpoint",
 )  # fmt: skip
 
 
@@ -61,6 +65,12 @@ def views_of(folder: Path, *entries: Fields) -> SqliteEventStore:
     return store
 
 
+def environmental(event_id: str, sequence: int, environment: str, **more: object) -> Fields:
+    fields = execution(event_id, sequence, **more)
+    envelope = {**orjson.loads(fields[b"__data__"]), "environment": environment}
+    return {**fields, b"__data__": orjson.dumps(envelope)}
+
+
 def test_an_execution_keeps_its_hash_and_finds_its_label_when_the_registration_comes_later(
     tmp_path: Path,
 ) -> None:
@@ -75,31 +85,74 @@ def test_an_execution_keeps_its_hash_and_finds_its_label_when_the_registration_c
     assert rows(tmp_path, joined) == [("a", "1.4.0")]
 
 
-def test_totals_add_up_per_program_content_and_model(tmp_path: Path) -> None:
+def test_totals_add_up_per_program_content_and_model_and_tell_of_how_many_they_know(tmp_path: Path) -> None:
     views_of(
         tmp_path,
         execution("a", 1, usage={"input_tokens": 3, "output_tokens": 4}, cost_usd=0.5),
         execution("b", 2, status="error", error={"type": "ValueError", "message": "no"}, latency_ms=2),
-        execution("c", 3, content=None, model_id=None),
+        execution("c", 3, content=None, model_id=None, usage={"output_tokens": 0}),
     )
     assert rows(tmp_path, "SELECT * FROM totals ORDER BY model_id") == [
-        ("p", "", "", 1, 0, 0, 0, 0.0, 1.5),
-        ("p", "c1:0", "m", 2, 1, 3, 4, 0.5, 3.5),
+        ("p", "", "", 1, 0, 0, 0, 1, 0, 0, 0, 1500),
+        ("p", "c1:0", "m", 2, 1, 1, 3, 1, 4, 1, 500_000_000_000, 3500),
     ]
 
 
-def test_saving_an_evaluation_again_under_the_same_id_and_model_replaces_it(tmp_path: Path) -> None:
+def test_hours_are_of_the_events_time_and_of_one_environment(tmp_path: Path) -> None:
+    views_of(
+        tmp_path,
+        execution("a", 1, time="2026-11-22T12:59:59.999999Z", latency_ms=1),
+        execution("b", 2, time="2026-11-22T13:00:00Z", latency_ms=0.02),
+        execution("c", 3, time="2026-11-22T14:30:00+01:00", latency_ms=0.03),
+        environmental("d", 4, "staging", time="2026-11-22T13:00:00Z"),
+    )
+    found = rows(tmp_path, "SELECT hour, environment, executions, latency, latencies FROM hours")
+    assert [row[:4] for row in found] == [
+        ("2026-11-22T12", "", 1, 1000),
+        ("2026-11-22T13", "", 2, 50),
+        ("2026-11-22T13", "staging", 1, 1500),
+    ]
+    assert [histogram.decode(row[4]) for row in found] == [
+        {histogram.bucket_of(1000): 1},
+        {20: 1, 30: 1},
+        {histogram.bucket_of(1500): 1},
+    ]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=60), st.integers(1, 9), st.floats(0, 1))
+def test_quantiles_come_from_the_roll_ups_within_a_sixty_fourth(
+    latencies: list[float], size: int, share: float
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store, entries = (
+            ledger(folder),
+            [execution(f"e{n}", n, latency_ms=ms) for n, ms in enumerate(latencies, 1)],
+        )
+        views = SqlViews(folder, store)
+        for at in range(0, len(entries), size):
+            project(store, [views], append(store, entries[at : at + size]))
+        views.close()
+        ((encoded,),) = rows(folder, "SELECT latencies FROM hours")
+        store.close()
+    told = histogram.quantile(histogram.decode(encoded), share)
+    exact = sorted(latencies)[max(1, math.ceil(share * len(latencies))) - 1] * 1000
+    assert told == pytest.approx(exact, rel=histogram.RELATIVE_ERROR, abs=0.5)
+
+
+def test_saving_an_evaluation_again_under_the_same_id_and_model_closes_the_row_before(tmp_path: Path) -> None:
     views_of(
         tmp_path,
         evaluation("a", 1, evaluation_id="x", results=1),
         evaluation("b", 2, evaluation_id="x", results=2),
         evaluation("c", 3, evaluation_id="x", model_id="other"),
         evaluation("d", 4, evaluation_id="x", program="q"),
+        evaluation("e", 5, evaluation_id="x", results=3),
     )
-    assert rows(
-        tmp_path, "SELECT event_id, results FROM evaluations WHERE model_id = 'm' AND program_id = 'p'"
-    ) == [("b", "2")]
-    assert rows(tmp_path, "SELECT count(*) FROM evaluations") == [(3,)]
+    query = "SELECT event_id, until, results FROM evaluations WHERE model_id = 'm' AND program_id = 'p'"
+    assert rows(tmp_path, query) == [("a", 2, "1"), ("b", 5, "2"), ("e", None, "3")]
+    assert rows(tmp_path, "SELECT count(*) FROM evaluations WHERE until IS NULL") == [(3,)]
 
 
 def test_feedback_keeps_its_execution_and_null_for_all_else(tmp_path: Path) -> None:
@@ -117,26 +170,27 @@ def test_a_reworded_version_shows_the_last_words_and_the_first_everything_else(t
             "b", 2, description="new", tags=["y", "z", "z"], name="Second", source_code="2", version="9.0.0"
         ),
     )
-    assert rows(tmp_path, "SELECT version, name, description, tags, source_code, event_id FROM versions") == [
-        ("1.0.0", "First", "new", '["y","z","z"]', "1", "a")
+    assert rows(tmp_path, "SELECT position, version, name, source_code, event_id FROM versions") == [
+        (1, "1.0.0", "First", "1", "a")
     ]
-    assert rows(tmp_path, "SELECT name, description, latest_version, position FROM programs") == [
-        ("Second", "new", "1.0.0", 1)
+    assert rows(tmp_path, "SELECT position, until, description, tags FROM wordings") == [
+        (1, 2, "old", '["x","y"]'),
+        (2, None, "new", '["y","z","z"]'),
     ]
-    assert rows(tmp_path, "SELECT tag FROM program_tags ORDER BY tag") == [("y",), ("z",)]
+    columns = "position, until, name, description, latest_version, first_position"
+    assert rows(tmp_path, f"SELECT {columns} FROM programs") == [
+        (1, 2, "First", "old", "1.0.0", 1),
+        (2, None, "Second", "new", "1.0.0", 1),
+    ]
+    assert rows(tmp_path, "SELECT tag, position FROM program_tags ORDER BY position, tag") == [
+        *(("x", 1), ("y", 1), ("y", 2), ("z", 2))
+    ]
 
 
-def test_models_are_seen_first_and_last_with_what_is_known_of_them(tmp_path: Path) -> None:
-    early, late = "2026-11-20T00:00:00.000000Z", "2026-11-24T00:00:00.000000Z"
-    views_of(
-        tmp_path,
-        execution("a", 1, model_info={"provider": "openai", "base_model": "gpt-4o"}),
-        execution("b", 2, time=late),
-        execution("c", 3, time=early, model_info={"model_name": "openai/gpt-4o"}),
-    )
-    assert rows(tmp_path, "SELECT * FROM models_seen") == [
-        ("m", "openai", "gpt-4o", "openai/gpt-4o", early, late)
-    ]
+def test_a_registration_that_changes_nothing_leaves_no_row(tmp_path: Path) -> None:
+    views_of(tmp_path, registration("a", 1, tags=["x"]), registration("b", 2, tags=["x"]))
+    for table in ("programs", "program_tags", "versions", "wordings"):
+        assert rows(tmp_path, f"SELECT position FROM {table}") == [(1,)], table
 
 
 def test_numbers_beyond_64_bits_and_doubled_execution_ids_do_not_stop_the_fold(tmp_path: Path) -> None:
@@ -145,8 +199,19 @@ def test_numbers_beyond_64_bits_and_doubled_execution_ids_do_not_stop_the_fold(t
         execution(f"e{n}", n, execution_id="same", usage=huge, latency_ms=2**64 - 1, cost_usd=2**64 - 1)
         for n in range(1, 30)
     ]
-    views_of(tmp_path, *hostile)
+    views_of(tmp_path, *hostile, execution("minus", 30, cost_usd=-1e300, usage={"input_tokens": -1e300}))
     assert rows(tmp_path, "SELECT count(*) FROM executions WHERE execution_id = 'same'") == [(29,)]
+
+
+def test_sums_beyond_64_bits_stay_at_the_highest_number_in_one_batch_or_in_many(tmp_path: Path) -> None:
+    store = ledger(tmp_path)
+    views = kept(SqlViews(tmp_path, store))
+    huge = [execution(f"e{n}", n, cost_usd=1e300, usage={"input_tokens": 1e300}) for n in range(1, 30_001)]
+    for at in range(0, 30_000, 10_000):
+        project(store, [views], append(store, huge[at : at + 10_000]))
+    assert rows(tmp_path, "SELECT executions, cost, input_tokens FROM totals") == [
+        (30_000, 2**63 - 1, 2**63 - 1)
+    ]
 
 
 def test_a_failing_batch_changes_nothing_and_can_be_applied_again(tmp_path: Path) -> None:
@@ -155,13 +220,13 @@ def test_a_failing_batch_changes_nothing_and_can_be_applied_again(tmp_path: Path
     catch_up(store, views)
     before = content(tmp_path)
     batch = append(store, [execution("c", 3), registration("d", 4, content="c1:1")])
-    views._db.execute("CREATE TRIGGER no BEFORE INSERT ON versions BEGIN SELECT RAISE(ABORT, 'no'); END")
+    views._view._db.execute("CREATE TRIGGER no BEFORE INSERT ON versions BEGIN SELECT RAISE(ABORT, 'no'); END")
     with pytest.raises(sqlite3.IntegrityError):
         views.apply(batch)
     assert content(tmp_path) == before
-    views._db.execute("DROP TRIGGER no")
+    views._view._db.execute("DROP TRIGGER no")
     views.apply(batch)
-    assert content(tmp_path)["totals"][0][3] == 2
+    assert content(tmp_path)["totals"][0][3] == content(tmp_path)["hours"][0][5] == 2
     assert views.position() == 4
 
 
