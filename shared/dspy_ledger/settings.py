@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dspy_ledger.errors import InvalidInput
@@ -29,6 +29,20 @@ _PLAIN = {"int_parsing": "it is a whole number", "bool_parsing": "it is true or 
 Choice = bool | Callable[[Any], Any]
 """Whether to record a value; in code also a callable, which is given it and returns what to record."""
 
+_DURATION = re.compile(r"([0-9]+)\s*([smhd]?)", re.ASCII)
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(given: Any) -> Any:
+    """Seconds of a duration: ``90``, ``90s``, ``10m``, ``2h`` or ``1d``."""
+    if not isinstance(given, str):
+        return given
+    if (found := _DURATION.fullmatch(given.strip().lower())) is None:
+        raise ValueError("write seconds, or a duration like 90s, 10m, 2h or 1d")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+Seconds = Annotated[int, BeforeValidator(_seconds)]
 Texts = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -59,6 +73,12 @@ class Settings(BaseSettings):
     models_file: Path = Field(Path("models.yaml"), description="the models that programs may run on")
     api_host: str = Field("127.0.0.1", description="address the API listens on")
     api_port: int = Field(8321, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
+    stream_keep: Seconds = Field(
+        600, ge=0, description="how long stored entries stay in the stream: seconds, or 90s, 10m, 2h, 1d"
+    )
+    stream_max_length: int = Field(
+        1_000_000, ge=0, description="most entries the stream keeps once they are stored; 0 for any number"
+    )
     environment: str | None = Field(None, description="written on every event, e.g. production")
     service: str | None = Field(None, description="written on every event: the name of the host program")
     release: str | None = Field(None, description="written on every event, e.g. a git SHA")
@@ -74,6 +94,9 @@ class Settings(BaseSettings):
     )
     max_event_bytes: int = Field(
         1 << 20, ge=64 << 10, le=64 << 20, description="what makes an event larger than this is cut"
+    )
+    retention_days: int | None = Field(
+        None, ge=1, description="days that bodies of executions and evaluations are kept; for ever by default"
     )
     redact: bool = Field(True, description="take known secrets out of what is recorded")
     redact_fields: Texts = Field((), description="more names of fields whose values are secrets")
