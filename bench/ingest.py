@@ -240,7 +240,7 @@ def ingest(client: redis.Redis, folder: Path, views: Sequence[Views]) -> None:
     store = SqliteEventStore(folder / "ledger.db")
     projections = [projection for view in views for projection in view(folder, client, store)]
     live = Live(store, KEYS, client, projections, Patience(threading.Event()))
-    live.start()
+    live.tidy()
     for ids, entries in read(client):
         live.take(ids, entries)
     for projection in projections:

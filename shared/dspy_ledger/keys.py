@@ -48,6 +48,11 @@ class Keys:
         return f"{self.tag}:stored"
 
     @property
+    def owner(self) -> str:
+        """Text: the id of the one ledger that reads the stream into its store."""
+        return f"{self.tag}:owner"
+
+    @property
     def programs(self) -> str:
         """Set: every program id of the registry."""
         return f"{self.tag}:programs"

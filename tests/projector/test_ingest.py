@@ -193,7 +193,7 @@ def test_marks_are_published_with_each_batch_and_all_of_them_after_an_outage(
     client = own_valkey.client()
     projections = [kept(SqlViews(tmp_path, store)), Directory(tmp_path / "programs", tmp_path, store)]
     live = Live(store, KEYS, client, projections, Patience(threading.Event()))
-    live.start()
+    live.tidy()
     live.take(*numbered([execution("a", 1)]))
     assert client.hgetall(KEYS.stored) == {b"/producers/host/old": b"1", SOURCE.encode(): b"1"}
     own_valkey.kill()

@@ -42,11 +42,15 @@ class Ingest:
     Args:
         store: the ledger; this is its one writer.
         stream: the stream's key, under which the checkpoint is kept.
+
+    Attributes:
+        server: what the checkpoint is to say of the server it belongs to.
     """
 
     def __init__(self, store: EventStore, stream: str) -> None:
         self._store = store
         self._stream = stream
+        self.server: str | None = None
 
     @property
     def last_id(self) -> str:
@@ -67,7 +71,7 @@ class Ingest:
         return self._store.append(
             decoded.entries,
             dead_letters=decoded.dead_letters,
-            checkpoint=StreamCheckpoint(self._stream, last_id),
+            checkpoint=StreamCheckpoint(self._stream, last_id, self.server),
         )
 
 

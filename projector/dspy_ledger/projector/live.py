@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import redis
 
@@ -12,14 +13,18 @@ from dspy_ledger.errors import LedgerUnavailable
 from dspy_ledger.keys import Keys
 from dspy_ledger.projector.ingest import Ingest, decode_entries
 from dspy_ledger.projector.patience import Patience
-from dspy_ledger.projector.projection import SLICE, Projection, advance, catch_up
+from dspy_ledger.projector.projection import SLICE, Projection, advance
+from dspy_ledger.projector.watch import Watch
 from dspy_ledger.store import EventStore, StoredEvent
 
 __all__ = ["Chore", "Live"]
 
 _log = logging.getLogger(__name__)
 
+# Seconds.
 _LONGEST_REST = 10.0
+_LOOK_EVERY = 0.9
+_TELL_EVERY = 5.0
 
 Chore = Callable[[], bool]
 """A slice (0.2 s at most) of work beside ingest; whether it wants to be called again at once."""
@@ -39,6 +44,7 @@ class Live:
         patience: how failures are met.
         clock: seconds, monotonic.
         chores: what else the writer does, a slice in each :meth:`tidy`.
+        watch: over the stream's server; one over the same store and client when not given.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class Live:
         patience: Patience,
         clock: Callable[[], float] = time.monotonic,
         chores: Sequence[Chore] = (),
+        watch: Watch | None = None,
     ) -> None:
         self.ingest = Ingest(store, keys.events)
         self._store = store
@@ -59,13 +66,17 @@ class Live:
         self._patience = patience
         self._clock = clock
         self._chores = chores
-        self._unpublished = {account.source: account.mark for account in store.producers()}
+        self._watch = watch or Watch(store, keys, client)
+        self._next_look = 0.0
+        self._unpublished = self._all_marks()
         self._resting: dict[str, tuple[float, float]] = {}  # projection → (not before, how long next)
+        self._told: dict[str, float] = {}  # projection that lags → when that was told last
 
     def take(self, ids: Sequence[bytes], fields: Sequence[Mapping[bytes, bytes]]) -> int:
         """One batch of stream entries, from bytes to views; how many events were new."""
         decoded = decode_entries(ids, fields)
         last_id = ids[-1].decode()
+        self.ingest.server = self._watch.took(last_id, len(ids))
         appended = self._patience.insist("storing a batch", lambda: self.ingest.append(decoded, last_id))
         if appended.dead_letters:
             reasons = sorted({letter.reason for letter in decoded.dead_letters} or {"conflict"})
@@ -79,36 +90,42 @@ class Live:
     def tidy(self) -> bool:
         """Make up for what was left behind, and do the chores, a slice each; call it about once a second.
 
+        Afterwards ``must_read_again`` may have become true.
+
         Returns:
             Whether to call it again at once, after a batch that waits.
+
+        Raises:
+            StartupError: the stream turns out to be another ledger's, or no stream.
         """
+        if self._clock() >= self._next_look:
+            with suppress(redis.RedisError):
+                self.look()
         self._publish_marks()
         wanting = [self._follow(projection) for projection in self._projections]
         wanting += [self._do(chore) for chore in self._chores]
         return any(wanting)
 
-    def start(self, progress: Callable[[str, int, int], None] | None = None) -> dict[str, int]:
-        """Bring every projection up to the store; by name, how many events that took.
+    def look(self) -> None:
+        """Look whether the stream is still the one that is being read; part of :meth:`tidy`.
 
-        Args:
-            progress: called with (name, position, end) after each batch; may raise to stop in between.
+        Raises:
+            RedisError: it can't be asked.
+            StartupError: the stream is another ledger's, or no stream.
         """
-        caught: dict[str, int] = {}
-        for projection in self._projections:
-            try:
-                before = projection.position()
-                caught[projection.name] = self._catch_up(projection, progress) - before
-            except LedgerUnavailable:
-                self._rest(projection)
-        return caught
+        self._next_look = self._clock() + _LOOK_EVERY
+        self._watch.look()
+        self._patience.insist("keeping what was seen of the stream", self._watch.keep)
 
-    def _catch_up(self, projection: Projection, progress: Callable[[str, int, int], None] | None) -> int:
-        def told(position: int, end: int) -> None:
-            if progress is not None:
-                progress(projection.name, position, end)
+    @property
+    def must_read_again(self) -> bool:
+        """Whether the stream has to be read from its beginning: stop reading, then :meth:`read_again`."""
+        return self._watch.must_read_again
 
-        what = f"bringing {projection.name} up to date"
-        return self._patience.insist(what, lambda: catch_up(self._store, projection, progress=told))
+    def read_again(self) -> None:
+        """Begin the stream anew; ``ingest.last_id`` then says where. No batch read before may come after."""
+        self._patience.insist("beginning the stream anew", self._watch.read_again)
+        self._unpublished = self._all_marks()
 
     def _do(self, chore: Chore) -> bool:
         try:
@@ -134,7 +151,18 @@ class Live:
             return False
         if self._resting.pop(name, None):
             _log.info("projection %s can be reached again", name)
+        self._tell(projection, lags=lags)
         return lags
+
+    def _tell(self, projection: Projection, *, lags: bool) -> None:
+        """Say now and then how far a projection is that catches up."""
+        name, now = projection.name, self._clock()
+        if not lags:
+            if self._told.pop(name, None) is not None:
+                _log.info("projection %s caught up", name)
+        elif now >= self._told.setdefault(name, now) + _TELL_EVERY:
+            self._told[name] = now
+            _log.info("%s is at %d of %d", name, projection.position(), self._store.last_position())
 
     def _rest(self, projection: Projection) -> None:
         _, rest = self._resting.get(projection.name, (0.0, 0.5))
@@ -147,6 +175,9 @@ class Live:
             self._client.hset(self._keys.stored, mapping=self._unpublished)  # type: ignore[arg-type]  # numbers do
         except redis.RedisError:
             # It may come back without what it acknowledged last: then every mark is due again.
-            self._unpublished = {account.source: account.mark for account in self._store.producers()}
+            self._unpublished = self._all_marks()
         else:
             self._unpublished = {}
+
+    def _all_marks(self) -> dict[str, int]:
+        return {account.source: account.mark for account in self._store.producers()}

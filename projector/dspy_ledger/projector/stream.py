@@ -13,6 +13,8 @@ from faststream.redis.parser import BinaryMessageFormatV1
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
+from dspy_ledger.projector.portion import Portion
+
 __all__ = ["OnBatch", "subscribe"]
 
 OnBatch = Callable[[Sequence[bytes], Sequence[Mapping[bytes, bytes]]], Awaitable[None]]
@@ -24,6 +26,26 @@ _log.setLevel(logging.ERROR)  # FastStream tells of every message
 _MOST_ENTRIES = 1000
 _BLOCK_MS = 1000
 _FINISH = 600.0  # seconds for the batch at hand when told to stop; the handler ends by itself before
+
+
+class _Portions(StreamSub):
+    """A stream that is asked for as many entries at a time as a portion says, each time anew."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self, stream: str, last_id: str, portion: Portion) -> None:
+        self._count: Callable[[], int] = lambda: (
+            portion.count
+        )  # a function, because FastStream copies what it is given
+        super().__init__(stream, last_id=last_id, batch=True, polling_interval=_BLOCK_MS)
+
+    @property
+    def max_records(self) -> int:
+        return self._count()
+
+    @max_records.setter
+    def max_records(self, _: object) -> None:
+        """FastStream would set it once and for all."""
 
 
 class _RawEntries(BinaryMessageFormatV1):
@@ -53,16 +75,17 @@ def subscribe(redis_url: str, stream: str, last_id: str, on_batch: OnBatch) -> R
         socket_connect_timeout=2.0,
     )
 
+    portion = Portion(_MOST_ENTRIES)
+
     async def handle(message: RedisBatchStreamMessage) -> None:
         raw = message.raw_message
+        portion.took(raw["data"])
         await on_batch(raw["message_ids"], raw["data"])
 
     # Spelled out because annotations are text in this module, and FastStream resolves them by globals.
     handle.__annotations__ = {"message": RedisBatchStreamMessage, "return": None}
     broker.subscriber(
-        stream=StreamSub(
-            stream, last_id=last_id, batch=True, max_records=_MOST_ENTRIES, polling_interval=_BLOCK_MS
-        ),
+        stream=_Portions(stream, last_id, portion),
         ack_policy=AckPolicy.MANUAL,
         message_format=_RawEntries,
         decoder=_undecoded,

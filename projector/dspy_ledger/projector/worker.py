@@ -7,7 +7,6 @@ import gc
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,6 +26,8 @@ from dspy_ledger.projector.projection import Projection
 from dspy_ledger.projector.registry import Registry
 from dspy_ledger.projector.sql import SqlViews
 from dspy_ledger.projector.stream import OnBatch, subscribe
+from dspy_ledger.projector.trimming import Trimming
+from dspy_ledger.projector.watch import Watch
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 
@@ -38,7 +39,6 @@ _log = logging.getLogger(__name__)
 _TIDY_EVERY = 1.0
 _REDIS_TIMEOUT = 2.0
 _WAIT = 0.5
-_TELL_EVERY = 5.0
 
 T = TypeVar("T")
 C = TypeVar("C", bound="_Closable")
@@ -71,8 +71,6 @@ class Worker:
         self._settings = settings
         self._halt = threading.Event()
         self._failed = self._warned = False
-        self._told = time.monotonic()
-        self._redis: redis.Redis
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = asyncio.Event()
         self._closers: list[Callable[[], None]] = []
@@ -102,31 +100,36 @@ class Worker:
                 self._loop.add_signal_handler(number, self.stop)
         try:
             live = await self._work(self._open)
-            while not self._halt.is_set() and not await self._connected():
-                await self._pause(_WAIT)
-            if not self._halt.is_set():
-                await self._follow(live)
+            while not self._halt.is_set() and not await self._connected(live):
+                wanting = await self._guarded(live.tidy)  # what needs no Redis goes on
+                await self._pause(0 if wanting else _WAIT)
+            while not self._halt.is_set():
+                await self._read(live)
         except Halted:
             pass
         _log.info("projector stopped")
 
-    async def _follow(self, live: Live) -> None:
-        """Read the stream until stopped."""
+    async def _read(self, live: Live) -> None:
+        """Read the stream until stopped, or until it has to be read from its beginning."""
+        reading = True
 
         async def on_batch(ids: Sequence[bytes], fields: Sequence[Mapping[bytes, bytes]]) -> None:
-            await self._guarded(lambda: live.take(ids, fields))
+            if reading:
+                await self._guarded(lambda: live.take(ids, fields))
 
+        await self._guarded(live.read_again)
         last_id = await self._work(lambda: live.ingest.last_id)
         broker = await self._subscribed(last_id, on_batch)
         if broker is None:
             return
         _log.info("reading stream %s after %s", self._settings.keys.events, last_id)
         try:
-            wanting = False
-            while not self._halt.is_set():
+            wanting = None
+            while not self._halt.is_set() and not live.must_read_again:
                 await self._pause(0 if wanting else _TIDY_EVERY)
-                wanting = bool(await self._guarded(lambda: self._tidy(live)))
+                wanting = await self._guarded(live.tidy)
         finally:
+            reading = False
             await broker.stop()
 
     async def _subscribed(self, last_id: str, on_batch: OnBatch) -> RedisBroker | None:
@@ -145,29 +148,16 @@ class Worker:
             await self._pause(_WAIT)
         return None
 
-    async def _connected(self) -> bool:
+    async def _connected(self, live: Live) -> bool:
         """Whether Redis answers; says so once when it does not."""
         try:
-            await self._work(self._check_stream)
+            await self._work(live.look)
         except redis.RedisError as error:
             if not self._warned:
                 self._warned = True
                 _log.warning("Redis can't be reached, waiting for it: %s", error)
             return False
         return True
-
-    def _check_stream(self) -> None:
-        stream = self._settings.keys.events
-        if self._redis.type(stream) not in (b"none", b"stream"):
-            raise StartupError(
-                f"Redis holds something else under {stream}; choose another DSPY_LEDGER_STREAM_PREFIX"
-            )
-
-    def _tidy(self, live: Live) -> bool:
-        # FastStream would read a key of another kind again and again without a pause.
-        with suppress(redis.RedisError):
-            self._check_stream()
-        return live.tidy()
 
     async def _guarded(self, act: Callable[[], T]) -> T | None:
         """Work that ends the run when it fails (None then); after that, nothing more is done."""
@@ -207,7 +197,7 @@ class Worker:
             socket_connect_timeout=_REDIS_TIMEOUT,
             retry=Retry(NoBackoff(), 0),
         )
-        self._redis = self._closing(client)
+        self._closing(client)
         try:
             projections: list[Projection] = [
                 self._closing(SqlViews(settings.data_dir, store)),
@@ -219,23 +209,18 @@ class Worker:
                 f"the views can't be written ({error.strerror}: {error.filename}); look at"
                 " DSPY_LEDGER_PROGRAMS_DIR and DSPY_LEDGER_DATA_DIR"
             ) from None
-        live = Live(store, settings.keys, client, projections, Patience(self._halt))
-        caught = live.start(self._progress)
-        _log.info(
-            "event store %s is at position %d; caught up: %s",
-            settings.store_path,
-            store.last_position(),
-            ", ".join(f"{name} {count}" for name, count in caught.items() if count) or "nothing to do",
+        watch = Watch(store, settings.keys, client)
+        trimming = Trimming(
+            client,
+            settings.keys.events,
+            watch,
+            keep=settings.stream_keep,
+            most=settings.stream_max_length,
         )
-        return live
-
-    def _progress(self, name: str, position: int, end: int) -> None:
-        if self._halt.is_set():
-            raise Halted
-        now = time.monotonic()
-        if now - self._told >= _TELL_EVERY:
-            self._told = now
-            _log.info("%s is at %d of %d", name, position, end)
+        _log.info("event store %s is at position %d", settings.store_path, store.last_position())
+        return Live(
+            store, settings.keys, client, projections, Patience(self._halt), chores=[trimming], watch=watch
+        )
 
     def _closing(self, resource: C) -> C:
         self._closers.append(resource.close)
