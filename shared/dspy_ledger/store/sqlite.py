@@ -282,7 +282,8 @@ class SqliteEventStore:
     def reclaim(self, pages: int = 1000) -> bool:
         """Give freed pages back to the file system; True when none is left to give."""
         db = self._db
-        db.execute(f"PRAGMA incremental_vacuum({int(pages)})").fetchall()
+        # As a script: a statement without columns is stepped once by execute(), and each step frees one page.
+        db.executescript(f"PRAGMA incremental_vacuum({int(pages)})")
         if db.execute("PRAGMA freelist_count").fetchone()[0]:
             return False
         db.execute("PRAGMA busy_timeout = 0")  # a reader may hold the WAL file back: later, then
