@@ -17,6 +17,7 @@ from dspy_ledger.projector.parking import registrations
 from dspy_ledger.projector.projection import Checkpoint
 from dspy_ledger.registry_format import encode_content, encode_known
 from dspy_ledger.store import EventStore, StoredEvent
+from dspy_ledger.streams import entry_order
 
 __all__ = ["REGISTRY_VERSION", "Registry"]
 
@@ -181,8 +182,10 @@ def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
 
 
 def _ordered(stream_id: str) -> tuple[int, int]:
-    milliseconds, _, number = stream_id.partition("-")
-    return int(milliseconds), int(number or 0)
+    try:
+        return entry_order(stream_id)
+    except ValueError:  # what an import brought need not be one
+        return -1, -1
 
 
 def _content(data: dict[str, Any], event: StoredEvent, version: str) -> bytes:
