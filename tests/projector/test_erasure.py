@@ -394,12 +394,11 @@ def test_space_is_given_back_later_when_a_reader_is_in_the_way(tmp_path: Path) -
     reader._db.execute("BEGIN")
     reader.last_position()
     assert not worked(erasure.forget({"recorded_by": "2999-01-01T00:00:00.000000Z"}))["reclaimed"]
-    before = (tmp_path / "ledger.db").stat().st_size
     reader.close()
     for _ in range(3):  # once a second, where it is a chore
         erasure()
     assert (tmp_path / "ledger.db-wal").stat().st_size == 0
-    assert (tmp_path / "ledger.db").stat().st_size < before
+    assert (tmp_path / "ledger.db").stat().st_size < 1_000_000, "two megabytes of bodies are gone"
 
 
 def test_only_lines_that_change_make_a_file_be_written(tmp_path: Path) -> None:
