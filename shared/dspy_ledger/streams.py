@@ -15,7 +15,7 @@ Change = Literal["restarted", "set back", "empty", "another server", "older stor
 _SAID: dict[Change | None, str] = {
     None: "the broker was not known before",
     "restarted": "the broker restarted",
-    "set back": "the broker was set back: it lost entries that it had",
+    "set back": "the broker was set back: it lacks entries that it had",
     "empty": "the broker is empty: it lost the stream",
     "another server": "the broker is another server",
     "older store": "the store is older than what producers were told is stored (was a backup restored?)",

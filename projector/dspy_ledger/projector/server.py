@@ -84,12 +84,12 @@ def change_of(reading: Reading, last_id: str, sight: Sight) -> Change | None:
     other = sight.server != reading.server
     if not sight.exists and (last_id != "0" or reading.added):
         return "empty"
-    # It ran before the one that was read gave its last entry: it can't be that one after a restart.
-    if other and sight.started is not None and sight.started + 1000 < entry_order(last_id)[0]:
-        return "another server"
     fewer = None not in (sight.added, reading.added) and (sight.added or 0) < (reading.added or 0)
     if fewer or entry_order(sight.last_id) < entry_order(last_id):
         return "set back"
+    # It ran before the one that was read gave its last entry: it can't be that one after a restart.
+    if other and sight.started is not None and sight.started + 1000 < entry_order(last_id)[0]:
+        return "another server"
     return "restarted" if other else None
 
 
