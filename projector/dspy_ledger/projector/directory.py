@@ -110,6 +110,10 @@ class Directory:
         write_atomically(self._checkpoint_path, _document(checkpoint))
         self._position, self._catalog = batch[-1].position, catalog
 
+    def reread(self) -> None:
+        """Before the next batch, read the registrations again: some were parked and no longer are."""
+        self._catalog = None
+
     def close(self) -> None:
         """Nothing is held open between batches."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from dspy_ledger.errors import StartupError
@@ -11,6 +12,8 @@ from dspy_ledger.files import LEASE
 
 __all__ = ["WriterLease"]
 
+_ATTEMPTS = 5
+_PAUSE = 0.01  # seconds
 _GITIGNORE = "# What was asked and answered lies here: not for git.\n*\n"
 
 
@@ -33,9 +36,7 @@ class WriterLease:
                 f"the data dir {data_dir} can't be written ({error.strerror}); set DSPY_LEDGER_DATA_DIR to"
                 " another folder"
             ) from None
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._lock():
             holder = os.read(self._descriptor, 20).decode(errors="replace").strip() or "unknown"
             os.close(self._descriptor)
             raise StartupError(
@@ -48,3 +49,29 @@ class WriterLease:
     def close(self) -> None:
         """Let the next one write."""
         os.close(self._descriptor)
+
+    @staticmethod
+    def is_held(data_dir: Path) -> bool:
+        """Whether a process writes there."""
+        try:
+            descriptor = os.open(data_dir / LEASE, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _lock(self) -> bool:
+        """Take the lock; whoever only asks :meth:`is_held` has it for a moment."""
+        for _ in range(_ATTEMPTS):
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                time.sleep(_PAUSE)
+            else:
+                return True
+        return False

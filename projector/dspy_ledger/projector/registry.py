@@ -85,6 +85,13 @@ class Registry:
             raise LedgerUnavailable(f"the registry can't be written: {error}") from None
         self._catalog = catalog
 
+    def reset(self) -> None:
+        """Begin anew at position 1: whatever Redis lacks is added."""
+        try:
+            self._client.delete(self._keys.registry_checkpoint)
+        except redis.RedisError as error:
+            raise LedgerUnavailable(f"the registry can't be written: {error}") from None
+
     def close(self) -> None:
         """Let go of the connection."""
         self._client.close()

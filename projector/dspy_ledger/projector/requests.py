@@ -125,11 +125,11 @@ class Desk:
 
     def request(self, request_id: int) -> Request | None:
         """The request of that id; None when it was removed."""
-        return self._one("id = ?", request_id)
+        return next(iter(self._select("id = ?", request_id)), None)
 
-    def next(self) -> Request | None:
-        """The oldest request that is not ended."""
-        return self._one("state IN ('asked', 'working') ORDER BY id LIMIT 1")
+    def pending(self) -> list[Request]:
+        """The requests that are not ended, the oldest first."""
+        return self._select("state IN ('asked', 'working') ORDER BY id")
 
     def begin(self, request_id: int) -> None:
         """It is worked on."""
@@ -164,24 +164,9 @@ class Desk:
             (*columns.values(), request_id),
         )
 
-    def _one(self, where: str, *values: object) -> Request | None:
-        row = self._db.execute(
-            f"SELECT id, action, arguments, who, state, progress, answer FROM requests WHERE {where}",  # noqa: S608
-            values,
-        ).fetchone()
-        if row is None:
-            return None
-        request_id, action, arguments, who, state, progress, answer = row
-        return Request(
-            id=request_id,
-            action=action,
-            arguments=orjson.loads(arguments),
-            who=who,
-            state=state,
-            progress=Progress(*orjson.loads(progress)) if progress else None,
-            answer=orjson.loads(answer) if state == "done" else None,
-            problem=answer if state == "failed" else None,
-        )
+    def _select(self, where: str, *values: object) -> list[Request]:
+        select = f"SELECT id, action, arguments, who, state, progress, answer FROM requests WHERE {where}"  # noqa: S608
+        return [_request(*row) for row in self._db.execute(select, values)]
 
 
 class Clerk:
@@ -216,9 +201,10 @@ class Clerk:
 
     def _work(self) -> bool:
         if self._at_work is None:
-            request = self._desk.next()
-            if request is None:
+            pending = self._desk.pending()
+            if not pending:
                 return False
+            request = pending[0]
             self._desk.tidy()
             self._desk.begin(request.id)
             self._at_work = request, self._begin(request)
@@ -249,6 +235,27 @@ class Clerk:
 def _unknown(action: str) -> Work:
     raise RequestFailed(f"the running projector does not know {action!r}; restart it with this release")
     yield Progress(0, 0)
+
+
+def _request(
+    request_id: int,
+    action: str,
+    arguments: str,
+    who: str,
+    state: Literal["asked", "working", "done", "failed"],
+    progress: str | None,
+    answer: str | None,
+) -> Request:
+    return Request(
+        id=request_id,
+        action=action,
+        arguments=orjson.loads(arguments),
+        who=who,
+        state=state,
+        progress=Progress(*orjson.loads(progress)) if progress else None,
+        answer=orjson.loads(answer) if answer is not None and state == "done" else None,
+        problem=answer if state == "failed" else None,
+    )
 
 
 def _open(path: Path) -> sqlite3.Connection:

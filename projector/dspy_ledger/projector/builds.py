@@ -1,0 +1,124 @@
+"""Views built beside those in force, by a process that only reads the store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from dspy_ledger.projector.claims import Claim, drop_abandoned
+from dspy_ledger.projector.directory import Directory
+from dspy_ledger.projector.projection import Projection, catch_up
+from dspy_ledger.projector.requests import Progress
+from dspy_ledger.projector.view import StaleView, View, remove_view, sync_view
+from dspy_ledger.store import EventStore, Parked, SqliteEventStore
+from dspy_ledger.views import current_view, next_view
+
+__all__ = [
+    "ReadingStore",
+    "Tell",
+    "build_directory",
+    "build_view",
+    "directory_build",
+    "drop_abandoned_builds",
+]
+
+BATCH = 5000
+"""Events per transaction of a build: more is not faster, and takes memory."""
+
+Tell = Callable[[Progress], None]
+
+
+class ReadingStore(SqliteEventStore):
+    """The store of a build: read only, and with some parked events that are tried again.
+
+    Args:
+        path: the store's file.
+        retried: positions that count as not parked.
+    """
+
+    def __init__(self, path: Path, retried: Collection[int] = ()) -> None:
+        super().__init__(path, readonly=True)
+        self._retried = frozenset(retried)
+
+    def parked(self, projection: str | None = None) -> list[Parked]:
+        """What stays left out."""
+        return [event for event in super().parked(projection) if event.position not in self._retried]
+
+
+def build_view(data_dir: Path, store: EventStore, claim: Claim, *, fresh: bool, tell: Tell) -> Path:
+    """Fill a view up to the store, indexes last; go on with the one that the claim notes, unless ``fresh``.
+
+    Raises:
+        FoldError: an event breaks it, which was not parked before.
+    """
+    view = None if fresh else _begun_view(data_dir, store, claim)
+    if view is None:
+        _remove_noted(data_dir, claim.note)
+        path = next_view(data_dir)
+        claim.write(view=path.name)
+        view = View.create(path, store, indexes=False)
+    try:
+        view.hurry()
+        _fill(store, view, tell)
+        tell(Progress(view.position(), view.position(), "making indexes"))
+        view.index()
+        view.flush()
+    finally:
+        view.close()
+    sync_view(view.path)
+    return view.path
+
+
+def build_directory(data_dir: Path, store: EventStore, claim: Claim, *, fresh: bool, tell: Tell) -> None:
+    """Fill a JSON directory up to the store; go on with the one that the claim notes, unless ``fresh``.
+
+    Raises:
+        FoldError: an event breaks it, which was not parked before.
+    """
+    folder = directory_build(data_dir)
+    if fresh or not claim.note:
+        shutil.rmtree(folder, ignore_errors=True)
+        claim.write(folder=folder.name)
+    directory = Directory(folder / "programs", folder, store)
+    _fill(store, directory, tell)
+    directory.close()
+
+
+def directory_build(data_dir: Path) -> Path:
+    """Where a JSON directory is built: ``programs/`` and its checkpoint."""
+    return data_dir / "directory-build"
+
+
+def drop_abandoned_builds(data_dir: Path) -> bool:
+    """Remove builds that nobody went on with for a day; a chore, which never has more to do."""
+    drop_abandoned(data_dir, "sql", lambda note: _remove_noted(data_dir, note))
+    drop_abandoned(data_dir, "directory", lambda _: shutil.rmtree(directory_build(data_dir)))
+    return False
+
+
+def _begun_view(data_dir: Path, store: EventStore, claim: Claim) -> View | None:
+    name = claim.note.get("view")
+    if not isinstance(name, str) or data_dir / name == current_view(data_dir):
+        return None
+    try:
+        return View.open(data_dir / name, store)
+    except StaleView:
+        return None
+
+
+def _remove_noted(data_dir: Path, note: dict[str, Any]) -> None:
+    """Remove the view that a note names, unless it was put in force."""
+    name = note.get("view")
+    if isinstance(name, str) and data_dir / name != current_view(data_dir):
+        remove_view(data_dir / name)
+
+
+def _fill(store: EventStore, projection: Projection, tell: Tell) -> None:
+    what = f"folding {projection.name}"
+
+    def told(position: int, end: int) -> None:
+        tell(Progress(position, end, what))
+
+    catch_up(store, projection, batch=BATCH, progress=told)

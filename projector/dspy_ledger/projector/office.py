@@ -1,0 +1,62 @@
+"""What the ledger's one writer works with, and how a command gets at it when no projector runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from dspy_ledger.projector.directory import Directory
+from dspy_ledger.projector.lease import WriterLease
+from dspy_ledger.projector.registry import Registry
+from dspy_ledger.projector.sql import SqlViews
+from dspy_ledger.settings import Settings
+from dspy_ledger.store import SqliteEventStore
+
+__all__ = ["Office", "open_office"]
+
+_REDIS_TIMEOUT = 2.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """The store and the views, as their one writer has them."""
+
+    settings: Settings
+    store: SqliteEventStore
+    client: redis.Redis
+    views: SqlViews
+    directory: Directory
+    registry: Registry
+
+
+@contextmanager
+def open_office(settings: Settings) -> Iterator[Office]:
+    """Write in place of the projector, until the block ends.
+
+    Raises:
+        StartupError: another process writes, or the data dir can't be written.
+        StoreError: the event store or a view can't be used.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(closing(WriterLease(settings.data_dir)))
+        store = stack.enter_context(closing(SqliteEventStore(settings.store_path)))
+        client = redis.Redis.from_url(
+            settings.redis_url,
+            socket_timeout=_REDIS_TIMEOUT,
+            socket_connect_timeout=_REDIS_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+        stack.enter_context(closing(client))
+        yield Office(
+            settings,
+            store,
+            client,
+            stack.enter_context(closing(SqlViews(settings.data_dir, store))),
+            Directory(settings.programs_dir, settings.data_dir, store),
+            Registry(client, settings.keys, store),
+        )
