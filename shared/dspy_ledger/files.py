@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["LEASE", "make_folder", "sweep", "sync_folder", "write_atomically", "write_together"]
@@ -43,7 +44,7 @@ def write_together(contents: Mapping[Path, bytes | Iterable[bytes]]) -> None:
         for temp, _ in temps:
             temp.unlink(missing_ok=True)
         raise
-    for folder in {path.parent for path in contents}:
+    for folder in dict.fromkeys(path.parent for path in contents):
         sync_folder(folder)
 
 
@@ -64,9 +65,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its missing parents, durably."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
+    """Make a folder and its missing parents, durably, even if a process that was killed has just made it."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+    with suppress(PermissionError):  # others made it, in a folder that is not ours to read
+        sync_folder(folder.parent)

@@ -37,3 +37,12 @@ def test_a_sweep_removes_our_temp_files_only(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "1.2.3.tmp"]
+
+
+def test_a_folder_that_is_there_is_made_durable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process killed between mkdir and fsync left a data dir that a power cut took away, ledger and all."""
+    (tmp_path / "one").mkdir()
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    make_folder(tmp_path / "one" / "two")
+    assert synced == [tmp_path, tmp_path / "one"]

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from dspy_ledger.errors import StartupError
+from dspy_ledger.files import make_folder
 
 __all__ = ["Claim", "claimed", "drop_abandoned"]
 
@@ -34,7 +35,7 @@ class Claim:
     """
 
     def __init__(self, data_dir: Path, kind: str) -> None:
-        data_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(data_dir)
         self._path = _path(data_dir, kind)
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from dspy_ledger.errors import StartupError
-from dspy_ledger.files import LEASE
+from dspy_ledger.files import LEASE, make_folder
 
 __all__ = ["WriterLease"]
 
@@ -27,7 +27,7 @@ class WriterLease:
     def __init__(self, data_dir: Path) -> None:
         path = data_dir / LEASE
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
+            make_folder(data_dir)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             if not (data_dir / ".gitignore").exists():
                 (data_dir / ".gitignore").write_text(_GITIGNORE, "utf-8")

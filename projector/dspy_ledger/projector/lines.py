@@ -18,12 +18,12 @@ _LINE = re.compile(rb'\{"position":(\d+)[,}]')
 
 def append_lines(lines: Mapping[Path, Iterable[bytes]]) -> None:
     """Append whole lines to files whose folders exist; durable once this returns."""
-    grown: set[Path] = set()
+    grown: dict[Path, None] = {}  # in the order of the lines
     for path, content in lines.items():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             if os.fstat(descriptor).st_size == 0:
-                grown.add(path.parent)
+                grown[path.parent] = None
             _write(descriptor, b"".join(content))
             os.fsync(descriptor)
         finally:

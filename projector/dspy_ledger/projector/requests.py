@@ -28,6 +28,7 @@ import orjson
 
 from dspy_ledger.database import closed_on_error, connect
 from dspy_ledger.errors import LedgerError, StoreError
+from dspy_ledger.files import make_folder
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
 
 __all__ = ["REQUESTS", "Action", "Clerk", "Desk", "Progress", "Request", "RequestFailed", "Work"]
@@ -104,7 +105,7 @@ class Desk:
         self._now = now
         path = data_dir / REQUESTS
         try:
-            data_dir.mkdir(parents=True, exist_ok=True)
+            make_folder(data_dir)
             try:
                 self._db = _open(path)
             except sqlite3.OperationalError:

@@ -14,6 +14,7 @@ import orjson
 from dspy_ledger.database import closed_on_error, connect
 from dspy_ledger.errors import StoreError
 from dspy_ledger.events import EVENT_TYPES
+from dspy_ledger.files import make_folder
 from dspy_ledger.store.accounts import Account
 from dspy_ledger.store.seals import seal
 from dspy_ledger.timestamps import utc_now
@@ -40,7 +41,7 @@ def open_writer(path: Path, *, ledger_id: str | None = None) -> sqlite3.Connecti
         StoreError: it is of a newer schema.
         sqlite3.Error, OSError: it can't be opened.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with closed_on_error(connect(path)) as db:
         db.execute(f"PRAGMA page_size = {_PAGE}")  # these two say nothing to a file that has pages already
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")

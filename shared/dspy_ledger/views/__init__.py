@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dspy_ledger.database import closed_on_error, connect
 from dspy_ledger.errors import StoreError
-from dspy_ledger.files import write_atomically
+from dspy_ledger.files import make_folder, write_atomically
 
 __all__ = ["POINTER", "VIEW_VERSION", "ViewReader", "create_view", "current_view", "next_view", "point_to"]
 
@@ -54,7 +54,7 @@ def point_to(view: Path) -> None:
 
 def create_view(path: Path, *, indexes: bool = True) -> sqlite3.Connection:
     """Make an empty view file and open it for writing, in WAL mode with ``synchronous=NORMAL``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with closed_on_error(connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
