@@ -22,6 +22,27 @@ _PROJECTOR = (
 )
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """The settings that were given, as the variables that give them to another process."""
+    return {
+        f"DSPY_LEDGER_{name.upper()}": str(getattr(settings, name))
+        for name in settings.model_fields_set
+        if getattr(settings, name) is not None
+    }
+
+
+def verify(settings: Settings) -> list[str]:
+    """What ``dspy-ledger verify`` complains of, in a process of its own; nothing when all is well."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dspy_ledger.cli.main", "verify"],
+        env={**os.environ, **environment(settings)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return [] if done.returncode == 0 else [*done.stdout.splitlines(), *done.stderr.splitlines()]
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -109,12 +130,7 @@ class Projector:
 
     def start(self) -> Projector:
         settings = self.settings
-        env = {
-            **os.environ,
-            "DSPY_LEDGER_REDIS_URL": settings.redis_url,
-            "DSPY_LEDGER_DATA_DIR": str(settings.data_dir),
-            "DSPY_LEDGER_PROGRAMS_DIR": str(settings.programs_dir),
-        }
+        env = {**os.environ, **environment(settings)}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", "-c", _PROJECTOR],

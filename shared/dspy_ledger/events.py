@@ -16,6 +16,7 @@ from dspy_ledger.timestamps import canonical_time
 __all__ = [
     "EVENT_MODELS",
     "EVENT_TYPES",
+    "MOST",
     "BodyErased",
     "BodyErasedEvent",
     "Envelope",
@@ -32,12 +33,16 @@ __all__ = [
     "ProgramRegisteredEvent",
 ]
 
+MOST = 10**18
+"""What no sequence number or count reaches: it and any sum of a few fit into 64 bits."""
+
 Timestamp = str  # looked at by the struct that has it
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
 Number = int | float
-Count = Annotated[int, Meta(ge=0)]
-NotNegative = Count | Annotated[float, Meta(ge=0)]
-Range = Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=2, max_length=2)]
+Count = Annotated[int, Meta(ge=0, lt=MOST)]
+NotNegative = Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)]
+Sequence = Annotated[int, Meta(ge=1, lt=MOST)]
+Range = Annotated[list[Sequence], Meta(min_length=2, max_length=2)]
 
 
 class _Fact(Struct, frozen=True, kw_only=True):
@@ -156,7 +161,7 @@ class EvaluationSaved(_Fact, frozen=True, kw_only=True):
 class ProducerReported(_Fact, frozen=True, kw_only=True):
     """A producer's own account: its first and last sequence, and the numbers that will never come."""
 
-    first: Annotated[int, Meta(ge=1)]
+    first: Sequence
     last: Count
     dropped: list[Range] = []
     unconfirmed: list[Range] = []

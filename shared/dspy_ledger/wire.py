@@ -17,7 +17,7 @@ import msgspec
 import orjson
 
 from dspy_ledger.errors import InvalidEvent
-from dspy_ledger.events import EVENT_MODELS, EVENT_TYPES
+from dspy_ledger.events import EVENT_MODELS, EVENT_TYPES, MOST
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
 from dspy_ledger.timestamps import canonical_time
 from dspy_ledger.upcasting import UPCASTERS, upcast
@@ -196,7 +196,7 @@ def peek_sequence(fields: Mapping[bytes, bytes]) -> tuple[str, int] | None:
         source, sequence = envelope["source"], int(envelope["sequence"])
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None
-    return (source, sequence) if isinstance(source, str) and sequence > 0 else None
+    return (source, sequence) if isinstance(source, str) and 0 < sequence < MOST else None
 
 
 def pack(fields: Mapping[bytes, bytes]) -> bytes:

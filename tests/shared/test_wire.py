@@ -139,5 +139,12 @@ def test_packed_fields_come_back_to_the_byte(fields) -> None:
 
 def test_source_and_sequence_are_read_off_where_they_can_be() -> None:
     assert wire.peek_sequence(changed(data=[])) == ("/producers/h/i", 42)
-    for fields in ({}, {b"__data__": b"{"}, changed(sequence="x"), changed(source=5), changed(sequence="0")):
+    for fields in (
+        {},
+        {b"__data__": b"{"},
+        changed(sequence="x"),
+        changed(source=5),
+        changed(sequence="0"),
+        changed(sequence="9" * 19),
+    ):
         assert wire.peek_sequence(fields) is None
