@@ -10,6 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from dspy_ledger.errors import StartupError
 from dspy_ledger.projector.directory import Directory
 from dspy_ledger.projector.lease import WriterLease
 from dspy_ledger.projector.registry import Registry
@@ -52,11 +53,12 @@ def open_office(settings: Settings) -> Iterator[Office]:
             retry=Retry(NoBackoff(), 0),
         )
         stack.enter_context(closing(client))
-        yield Office(
-            settings,
-            store,
-            client,
-            stack.enter_context(closing(SqlViews(settings.data_dir, store))),
-            Directory(settings.programs_dir, settings.data_dir, store),
-            Registry(client, settings.keys, store),
-        )
+        try:
+            views = stack.enter_context(closing(SqlViews(settings.data_dir, store)))
+            directory = Directory(settings.programs_dir, settings.data_dir, store)
+        except OSError as error:
+            raise StartupError(
+                f"the views can't be written ({error.strerror}: {error.filename}); look at"
+                " DSPY_LEDGER_PROGRAMS_DIR and DSPY_LEDGER_DATA_DIR"
+            ) from None
+        yield Office(settings, store, client, views, directory, Registry(client, settings.keys, store))

@@ -9,27 +9,22 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import Protocol, TypeVar
+from contextlib import ExitStack, closing, suppress
+from typing import TypeVar
 
 import redis
 from faststream.redis import RedisBroker
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from dspy_ledger.errors import StartupError
-from dspy_ledger.projector.directory import Directory
-from dspy_ledger.projector.lease import WriterLease
+from dspy_ledger.projector.actions import all_actions
+from dspy_ledger.projector.builds import drop_abandoned_builds
 from dspy_ledger.projector.live import Live
+from dspy_ledger.projector.office import open_office
 from dspy_ledger.projector.patience import Halted, Patience
-from dspy_ledger.projector.projection import Projection
-from dspy_ledger.projector.registry import Registry
-from dspy_ledger.projector.sql import SqlViews
+from dspy_ledger.projector.requests import Clerk, Desk
 from dspy_ledger.projector.stream import OnBatch, subscribe
 from dspy_ledger.projector.trimming import Trimming
 from dspy_ledger.projector.watch import Watch
 from dspy_ledger.settings import Settings
-from dspy_ledger.store import SqliteEventStore
 
 __all__ = ["Worker", "run_worker"]
 
@@ -37,15 +32,9 @@ _log = logging.getLogger(__name__)
 
 # Seconds.
 _TIDY_EVERY = 1.0
-_REDIS_TIMEOUT = 2.0
 _WAIT = 0.5
 
 T = TypeVar("T")
-C = TypeVar("C", bound="_Closable")
-
-
-class _Closable(Protocol):
-    def close(self) -> None: ...
 
 
 def run_worker(settings: Settings) -> None:
@@ -73,7 +62,7 @@ class Worker:
         self._failed = self._warned = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = asyncio.Event()
-        self._closers: list[Callable[[], None]] = []
+        self._resources = ExitStack()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="projector")
 
     def run(self) -> None:
@@ -82,8 +71,7 @@ class Worker:
             asyncio.run(self._serve())
         finally:
             self._thread.shutdown(wait=True)
-            for close in reversed(self._closers):
-                close()
+            self._resources.close()
         if self._failed:
             raise SystemExit(1)
 
@@ -189,26 +177,9 @@ class Worker:
 
     def _open(self) -> Live:
         settings = self._settings
-        self._closing(WriterLease(settings.data_dir))
-        store = self._closing(SqliteEventStore(settings.store_path))
-        client = redis.Redis.from_url(
-            settings.redis_url,
-            socket_timeout=_REDIS_TIMEOUT,
-            socket_connect_timeout=_REDIS_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._closing(client)
-        try:
-            projections: list[Projection] = [
-                self._closing(SqlViews(settings.data_dir, store)),
-                self._closing(Directory(settings.programs_dir, settings.data_dir, store)),
-                Registry(client, settings.keys, store),
-            ]
-        except OSError as error:
-            raise StartupError(
-                f"the views can't be written ({error.strerror}: {error.filename}); look at"
-                " DSPY_LEDGER_PROGRAMS_DIR and DSPY_LEDGER_DATA_DIR"
-            ) from None
+        office = self._resources.enter_context(open_office(settings))
+        store, client = office.store, office.client
+        desk = self._resources.enter_context(closing(Desk(settings.data_dir)))
         watch = Watch(store, settings.keys, client)
         trimming = Trimming(
             client,
@@ -219,9 +190,15 @@ class Worker:
         )
         _log.info("event store %s is at position %d", settings.store_path, store.last_position())
         return Live(
-            store, settings.keys, client, projections, Patience(self._halt), chores=[trimming], watch=watch
+            store,
+            settings.keys,
+            client,
+            [office.views, office.directory, office.registry],
+            Patience(self._halt),
+            chores=[
+                trimming,
+                Clerk(desk, all_actions(office)),
+                lambda: drop_abandoned_builds(settings.data_dir),
+            ],
+            watch=watch,
         )
-
-    def _closing(self, resource: C) -> C:
-        self._closers.append(resource.close)
-        return resource
