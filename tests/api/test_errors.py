@@ -120,9 +120,11 @@ def test_more_tags_than_anybody_means_are_refused(filled):
 
 
 @pytest.mark.parametrize("path", SINGLES)
-def test_a_path_without_parameters_refuses_them(filled, path):
+def test_a_path_of_one_thing_takes_as_of_alone(filled, path):
     problem = check_problem(filled.get(path, verson="1"), 400)
-    assert problem["errors"] == [{"parameter": "verson", "detail": "this path takes no parameters"}]
+    assert problem["errors"] == [
+        {"parameter": "verson", "detail": "unknown parameter; this path knows as_of"}
+    ]
 
 
 def test_a_cursor_is_of_use_only_on_its_own_list_with_its_own_filters(ledger, api):
@@ -260,10 +262,10 @@ def test_an_answer_and_its_position_are_of_one_moment(ledger, api, monkeypatch):
 
     asked = executions.page_of_executions
 
-    def fold_in_between(db, query):
+    def fold_in_between(question, query):
         ledger.execute("late")
         ledger.fold()
-        return asked(db, query)
+        return asked(question, query)
 
     monkeypatch.setattr(executions, "page_of_executions", fold_in_between)
     answer = api.get("/v1/programs/executions")

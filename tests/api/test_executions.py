@@ -158,7 +158,7 @@ def test_a_filter_that_an_index_serves_never_reads_the_table_from_end_to_end(wor
     asked: list[str] = []
     with api.app.state.sources.question() as question:
         question.db.set_trace_callback(asked.append)
-        page_of_executions(question.db, ExecutionQuery(**filters))
+        page_of_executions(question, ExecutionQuery(**filters))
         question.db.set_trace_callback(None)
         plan = [row["detail"] for sql in asked for row in question.db.execute(f"EXPLAIN QUERY PLAN {sql}")]
     assert plan

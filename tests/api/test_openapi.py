@@ -56,7 +56,8 @@ def test_every_answer_and_every_problem_is_described(document):
             name = content[1]["schema"]["$ref"].rpartition("/")[2]
             assert name in document["components"]["schemas"]
             assert (name == "ProblemDetails") == (status != "200")
-        assert ("Ledger-Position" in answers["200"].get("headers", {})) == path.startswith("/v1")
+        headers = {"Ledger-Position", "Ledger-As-Of"} if path.startswith("/v1") else set()
+        assert set(answers["200"].get("headers", {})) == headers
 
 
 def test_filters_are_described_with_their_kinds(document):
@@ -64,7 +65,17 @@ def test_filters_are_described_with_their_kinds(document):
         each["name"]: each for each in document["paths"]["/v1/programs/executions"]["get"]["parameters"]
     }
     assert list(parameters) == [
-        *("limit", "cursor", "program_id", "version", "model_id", "status", "trace_id", "environment"),
+        *(
+            "as_of",
+            "limit",
+            "cursor",
+            "program_id",
+            "version",
+            "model_id",
+            "status",
+            "trace_id",
+            "environment",
+        ),
         *("since", "until"),
     ]
     assert parameters["status"]["schema"]["enum"] == ["ok", "error"]
@@ -90,7 +101,7 @@ def test_the_page_lists_every_path_with_its_filters(document):
     for path, methods in document["paths"].items():
         named = {each["name"] for each in methods["get"].get("parameters", ()) if each["in"] == "query"}
         _, _, filters = told[path].partition("filter")
-        assert set(re.findall(r"`(\w+)`", filters)) == named - {"limit", "cursor"}
+        assert set(re.findall(r"`(\w+)`", filters)) == named - {"as_of", "limit", "cursor"}
 
 
 def test_the_answers_on_the_page_are_whole_and_of_the_shape_that_is_described():

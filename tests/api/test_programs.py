@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from itertools import product
 from urllib.parse import quote
 
@@ -112,17 +114,45 @@ def test_one_program_has_its_labels_in_order_of_registration_and_its_totals(ledg
         "input_tokens": 10,
         "output_tokens": 5,
         "cost_usd": 0.5,
+        "input_known": 1,
+        "output_known": 1,
+        "cost_known": 1,
         "mean_latency_ms": 20.0,
     }
 
 
-def test_a_program_that_never_ran_has_totals_of_zero(ledger, api):
+def test_a_program_that_never_ran_has_counts_of_zero_and_no_sums(ledger, api):
     ledger.register("p")
     ledger.fold()
     answer = api.get("/v1/programs/p")
     schemas.ProgramDetail.model_validate_json(answer.content)
-    assert answer.json()["totals"]["executions"] == 0
-    assert answer.json()["totals"]["mean_latency_ms"] is None
+    known = {"executions": 0, "errors": 0, "input_known": 0, "output_known": 0, "cost_known": 0}
+    assert {name: value for name, value in answer.json()["totals"].items() if value is not None} == known
+
+
+def test_tokens_and_costs_that_nobody_told_are_null_and_those_told_as_zero_are_zero(ledger, api):
+    ledger.register("p")
+    ledger.execute("x1", usage={"output_tokens": 0})
+    ledger.execute("x2", cost_usd=0)
+    ledger.fold()
+    totals = api.get("/v1/programs/p").json()["totals"]
+    assert (totals["input_tokens"], totals["output_tokens"], totals["cost_usd"]) == (None, 0, 0.0)
+    assert (totals["input_known"], totals["output_known"], totals["cost_known"]) == (0, 1, 1)
+
+
+def test_sums_of_several_rows_beyond_64_bits_are_answered(ledger, api):
+    ledger.register("p")
+    for number in range(3):
+        usage = {"input_tokens": 1e300}
+        ledger.execute(f"x{number}", model_id=f"m{number}", cost_usd=1e300, usage=usage, latency_ms=1e300)
+    with closing(
+        sqlite3.connect(next(ledger.settings.data_dir.glob("views-*.db")), isolation_level=None)
+    ) as db:
+        ledger.fold()
+        db.execute(f"UPDATE totals SET input_tokens = {2**63 - 1}, cost = {2**63 - 1}, latency = {2**63 - 1}")
+    answer = api.get("/v1/programs/p")
+    schemas.ProgramDetail.model_validate_json(answer.content)
+    assert answer.json()["totals"]["input_tokens"] == 2**63 - 1
 
 
 @pytest.mark.parametrize("program_id", ["日本語", "c_review_1a2b3c", "x" * 300, "a b", "50%", "ü?#&", "~"])
@@ -192,7 +222,7 @@ def test_one_version_has_source_signature_state_and_totals_per_model(ledger, api
     totals = [
         (each["model_id"], each["executions"], each["errors"], each["cost_usd"]) for each in found["totals"]
     ]
-    assert totals == [(None, 1, 0, 0.0), ("a", 1, 0, 1.5), ("b", 1, 1, 0.0)]
+    assert totals == [(None, 1, 0, None), ("a", 1, 0, 1.5), ("b", 1, 1, None)]
 
 
 def test_a_version_whose_state_was_not_captured_has_null(ledger, api):

@@ -11,19 +11,29 @@ from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import ErrorDetails
 
 from dspy_ledger.api.cursors import Key, decode_cursor
-from dspy_ledger.api.problems import BadParameters
+from dspy_ledger.errors import InvalidInput
 from dspy_ledger.timestamps import canonical_time
 
 __all__ = [
+    "BadParameters",
     "EvaluationQuery",
     "ExecutionQuery",
     "ModelQuery",
     "PageQuery",
     "ProgramQuery",
+    "Query",
     "VersionQuery",
     "described",
     "moment",
@@ -34,8 +44,22 @@ __all__ = [
 _MOMENT = re.compile(
     r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:\d\d))?", re.ASCII | re.IGNORECASE
 )
+_POSITION = re.compile(r"[0-9]{1,100}", re.ASCII)
 _LOST_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 _MOST_TAGS = 20
+
+
+class BadParameters(InvalidInput):
+    """Query parameters can't be used. ``errors``: one {parameter, detail} each."""
+
+    def __init__(self, errors: list[dict[str, str]]) -> None:
+        self.errors = errors
+        super().__init__("; ".join(f"{error['parameter']}: {error['detail']}" for error in errors))
+
+    @classmethod
+    def one(cls, parameter: str, detail: str) -> BadParameters:
+        """One parameter can't be used."""
+        return cls([_error(parameter, detail)])
 
 
 def moment(text: str) -> str:
@@ -52,6 +76,15 @@ def moment(text: str) -> str:
     raise ValueError("write a time as 2026-11-22T10:00:00Z or a date as 2026-11-22")
 
 
+def _position_or_moment(text: str) -> int | str:
+    if _POSITION.fullmatch(text):
+        return int(text)
+    try:
+        return moment(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a position of the ledger as 42") from None
+
+
 def _with_plus(label: str) -> str:
     """A version's build part (``1.0.0+build``) whose + arrived as a space."""
     return label.replace(" ", "+")
@@ -66,13 +99,23 @@ def _few(tags: list[str]) -> list[str]:
 
 Given = Annotated[str, Field(min_length=1)]
 Moment = Annotated[str, BeforeValidator(moment)]
+AsOf = Annotated[int | str, BeforeValidator(_position_or_moment), WithJsonSchema({"type": "string"})]
 Label = Annotated[Given, AfterValidator(_with_plus)]
 
 
-class PageQuery(BaseModel):
-    """What every list takes."""
+class Query(BaseModel):
+    """What every question takes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    as_of: AsOf | None = Field(
+        None,
+        description="Answer as the ledger was at this position, or at this time (RFC 3339, or a date).",
+    )
+
+
+class PageQuery(Query):
+    """What every list takes."""
 
     name: ClassVar[str]
     key: ClassVar[type[Key]] = int
@@ -150,11 +193,11 @@ class EvaluationQuery(PageQuery):
     model_id: Given | None = None
 
 
-Q = TypeVar("Q", bound=PageQuery)
+Q = TypeVar("Q", bound=Query)
 
 
 def read_query(request: Request, model: type[Q]) -> Q:
-    """The query parameters of a list.
+    """The query parameters of a question.
 
     Raises:
         BadParameters: one can't be used, is not known, or is given twice where one value counts.
@@ -187,8 +230,8 @@ def refuse_query(request: Request) -> None:
         raise BadParameters([_error(name, "this path takes no parameters") for name in request.query_params])
 
 
-def described(model: type[PageQuery]) -> dict[str, Any]:
-    """The parameters of a list for its OpenAPI entry."""
+def described(model: type[Query]) -> dict[str, Any]:
+    """The parameters of a question for its OpenAPI entry."""
     parameters = []
     for name, told in model.model_json_schema()["properties"].items():
         # null is how the model says "not given"; on the wire there is no such value.

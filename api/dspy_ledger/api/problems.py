@@ -17,11 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dspy_ledger.api.cursors import BadCursor
+from dspy_ledger.api.parameters import BadParameters
 from dspy_ledger.api.reading import position_header
 from dspy_ledger.api.responses import JSONResponse
-from dspy_ledger.errors import InvalidInput, NotFound, StoreError, UnknownProgram, UnknownVersion
+from dspy_ledger.errors import NotFound, StoreError, UnknownProgram, UnknownVersion
 
-__all__ = ["BadParameters", "ProblemsForCrashes", "UnknownExecution", "handle_errors", "problem"]
+__all__ = ["ProblemsForCrashes", "UnknownExecution", "handle_errors", "problem"]
 
 _log = logging.getLogger("dspy_ledger.api")
 _RETRY_AFTER = {"Retry-After": "1"}
@@ -32,14 +33,6 @@ class UnknownExecution(NotFound):
 
     def __init__(self, execution_id: str) -> None:
         super().__init__(f"unknown execution {execution_id!r}; if it just ended, ask again in a moment")
-
-
-class BadParameters(InvalidInput):
-    """Query parameters can't be used. ``errors``: one {parameter, detail} each."""
-
-    def __init__(self, errors: list[dict[str, str]]) -> None:
-        self.errors = errors
-        super().__init__("; ".join(f"{error['parameter']}: {error['detail']}" for error in errors))
 
 
 def problem(

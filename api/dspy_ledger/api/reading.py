@@ -12,35 +12,63 @@ import sqlite3
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request
 
 from dspy_ledger.api.models_file import ModelsFile
+from dspy_ledger.api.parameters import BadParameters, Query
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.errors import StoreError
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore, StoredEvent
+from dspy_ledger.timestamps import utc_now
 from dspy_ledger.views import VIEW_VERSION, ViewReader
 
-__all__ = ["POSITION_HEADER", "Question", "Sources", "ask", "fold_case", "position_header", "sources_of"]
+__all__ = [
+    "AS_OF_HEADER",
+    "POSITION_HEADER",
+    "Question",
+    "Sources",
+    "ask",
+    "fold_case",
+    "position_header",
+    "sources_of",
+]
 
 _log = logging.getLogger("dspy_ledger.api")
 
 POSITION_HEADER = "Ledger-Position"
+AS_OF_HEADER = "Ledger-As-Of"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One read transaction on the view: all that is asked through ``db`` is of one ``position``."""
+    """One read transaction on the view: all that is asked through ``db`` is of one ``position``.
+
+    ``as_of`` is the position in the past that is asked about; None for the present. :meth:`seen` and
+    :meth:`valid` are the terms that keep each query to it, for the table that it calls ``row``.
+    """
 
     db: sqlite3.Connection
     position: int
+    ledger_id: str | None = None
+    as_of: int | None = None
+
+    def seen(self, row: str) -> str:
+        """The rows that were there, of a table whose rows stay as they are."""
+        return "1" if self.as_of is None else f"{row}.position <= {self.as_of:d}"
+
+    def valid(self, row: str) -> str:
+        """The rows that were in force, of a table whose rows are replaced by others."""
+        if self.as_of is None:
+            return f"{row}.until IS NULL"
+        return f"({self.seen(row)} AND ({row}.until IS NULL OR {row}.until > {self.as_of:d}))"
 
     def answer(self, content: Any) -> JSONResponse:
         """A success, with the position it holds for."""
-        return JSONResponse(content, headers={POSITION_HEADER: str(self.position)})
+        return JSONResponse(content, headers=_headers(self.position, self.as_of))
 
 
 class Sources:
@@ -65,8 +93,8 @@ class Sources:
             db = self._connection()
             db.execute("BEGIN")
             try:
-                row = db.execute("SELECT position FROM checkpoint").fetchone()
-                yield Question(db, row["position"] if row else 0)
+                row = db.execute("SELECT position, ledger_id FROM checkpoint").fetchone()
+                yield Question(db, *row) if row else Question(db, 0)
             finally:
                 if db.in_transaction:
                     db.execute("COMMIT")
@@ -110,6 +138,29 @@ class Sources:
             )
         return event
 
+    def position_at(self, time: str, question: Question) -> int:
+        """The last position recorded at a time or before; 0 when there was none.
+
+        Raises:
+            StoreError: there is no store, it can't be read, it is another ledger's than the view, or the
+                view is not there yet.
+        """
+        try:
+            store = self._open_store()
+            at = store.position_at(time)
+        except sqlite3.Error as error:
+            raise StoreError(f"the event store can't be read ({error}); see to its disk") from error
+        if store.ledger_id != question.ledger_id:
+            raise StoreError(
+                "store and view are of two ledgers; see that DATA_DIR and DATABASE_URL are of one ledger,"
+                " and start the projector"
+            )
+        if at > question.position:
+            raise StoreError(
+                f"by then position {at} was recorded, and the view is at {question.position}; ask again"
+            )
+        return at
+
     def check_store(self) -> None:
         """Raise StoreError unless the store can be read."""
         self._open_store()
@@ -149,15 +200,37 @@ def sources_of(request: Request) -> Sources:
 
 
 @contextmanager
-def ask(request: Request) -> Iterator[Question]:
-    """A question whose position is also told when it ends in an error."""
-    with sources_of(request).question() as question:
+def ask(request: Request, query: Query | None = None) -> Iterator[Question]:
+    """A question, of the past where the query says so; its position is also told when it ends in an error.
+
+    Raises:
+        BadParameters: the query asks as of what is not there yet.
+        StoreError: it can't be answered now.
+    """
+    sources = sources_of(request)
+    with sources.question() as question:
         request.state.ledger_position = question.position
-        yield question
+        if query is None or query.as_of is None:
+            yield question
+        else:
+            request.state.ledger_as_of = _position_of(query.as_of, question, sources)
+            yield replace(question, as_of=request.state.ledger_as_of)
+
+
+def _position_of(as_of: int | str, question: Question, sources: Sources) -> int:
+    if isinstance(as_of, int):
+        if as_of > question.position:
+            raise BadParameters.one(
+                "as_of", f"the view is at position {question.position}; give one up to it"
+            )
+        return as_of
+    if as_of > (now := utc_now()):
+        raise BadParameters.one("as_of", f"lies in the future, it is {now}; give a time that has passed")
+    return sources.position_at(as_of, question)
 
 
 def position_header(request: Request) -> dict[str, str]:
-    """The header of an answer that no question made: the position asked at, else the view's of now."""
+    """The headers of an answer that no question made: the position asked at, else the view's of now."""
     if not f"{request.scope['path']}/".startswith("/v1/"):
         return {}
     position = getattr(request.state, "ledger_position", None)
@@ -167,4 +240,9 @@ def position_header(request: Request) -> dict[str, str]:
                 position = question.position
         except StoreError:
             return {}
-    return {POSITION_HEADER: str(position)}
+    return _headers(position, getattr(request.state, "ledger_as_of", None))
+
+
+def _headers(position: int, as_of: int | None) -> dict[str, str]:
+    headers = {POSITION_HEADER: str(position)}
+    return headers if as_of is None else {**headers, AS_OF_HEADER: str(as_of)}

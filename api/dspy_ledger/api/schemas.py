@@ -53,13 +53,16 @@ class ProblemDetails(BaseModel):
 
 
 class Totals(_Shape):
-    """Sums over executions; ``mean_latency_ms`` is null when there are none."""
+    """Sums over executions, each over those that told the number, and how many did; null when none did."""
 
     executions: int
     errors: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: float | None
+    input_known: int
+    output_known: int
+    cost_known: int
     mean_latency_ms: float | None
 
 
@@ -95,7 +98,7 @@ class ProgramDetail(Program):
     """A program with its version labels, in order of registration."""
 
     versions: list[str]
-    totals: Totals
+    totals: Totals | None = Field(description="Of now only: null when asked as_of.")
 
 
 class Version(_Shape):
@@ -134,7 +137,7 @@ class VersionDetail(Version):
     interface: Json | None
     source_code: str | None
     state: JsonValue
-    totals: list[ModelTotals]
+    totals: list[ModelTotals] | None = Field(description="Of now only: null when asked as_of.")
 
 
 class TreeVersion(_Shape):

@@ -5,12 +5,12 @@ Feedback names only its execution: program, content and (where it has none) mode
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any
 
 from dspy_ledger.api.parameters import EvaluationQuery
 from dspy_ledger.api.queries.paging import Item, items_of, page
 from dspy_ledger.api.queries.programs import require_program
+from dspy_ledger.api.reading import Question
 
 __all__ = ["evaluations_of_execution", "page_of_evaluations"]
 
@@ -25,41 +25,42 @@ _MODEL = ("model_id", "provider", "base_model")
 _OWN = _RESOLVED.format(
     program="ev.program_id", content="ev.content_hash", **{name: f"ev.{name}" for name in _MODEL}
 )
-_FEEDBACK = (
-    _RESOLVED.format(
-        program="x.program_id",
-        content="x.content_hash",
-        **{name: f"iif(ev.model_id IS NULL, x.{name}, ev.{name})" for name in _MODEL},
-    )
-    + "LEFT JOIN executions x ON x.execution_id = ev.execution_id\n"
+_FEEDBACK = _RESOLVED.format(
+    program="x.program_id",
+    content="x.content_hash",
+    **{name: f"iif(ev.model_id IS NULL, x.{name}, ev.{name})" for name in _MODEL},
 )
+_EXECUTION = "x.position = (SELECT min(position) FROM executions WHERE execution_id = ev.execution_id)"
 _LABELLED = """
     SELECT r.position, r.evaluation_id, r.program_id, v.version AS program_version, r.content_hash,
            r.model_id, r.provider, r.base_model, r.metric_name, r.results, r.dataset, r.execution_id,
            r.user_id, r.event_id, r.created_at
     FROM ({resolved}) r
-    LEFT JOIN versions v ON v.program_id = r.program_id AND v.content_hash = r.content_hash
+    LEFT JOIN versions v ON v.program_id = r.program_id AND v.content_hash = r.content_hash AND {seen}
     ORDER BY r.position DESC
 """
 
 
-def page_of_evaluations(db: sqlite3.Connection, program_id: str, query: EvaluationQuery) -> dict[str, Any]:
+def page_of_evaluations(question: Question, program_id: str, query: EvaluationQuery) -> dict[str, Any]:
     """A program's evaluations, feedback on its executions included, newest first by position.
 
     Raises:
         UnknownProgram: it is not registered.
     """
     after = query.after(program_id=program_id)
-    require_program(db, program_id)
+    require_program(question, program_id)
     values: dict[str, object] = {"program": program_id, "limit": query.limit + 1, "after": after}
     values["model"] = query.model_id
-    own, feedback = ["ev.program_id = :program"], ["+ev.program_id IS NULL", "x.program_id = :program"]
+    valid = question.valid("ev")
+    own = [valid, "ev.program_id = :program"]
+    feedback = [valid, "ev.program_id IS NULL", "x.program_id = :program"]
     if after is not None:
         own.append("ev.position < :after")
         feedback.append("ev.position < :after")
     if query.version is not None:
-        content = db.execute(
-            "SELECT content_hash FROM versions WHERE program_id = ? AND version = ?",
+        content = question.db.execute(
+            "SELECT v.content_hash FROM versions v"  # noqa: S608
+            f" WHERE v.program_id = ? AND v.version = ? AND {question.seen('v')}",
             (program_id, query.version),
         ).fetchone()
         if content is None:
@@ -70,22 +71,26 @@ def page_of_evaluations(db: sqlite3.Connection, program_id: str, query: Evaluati
     if query.model_id is not None:
         own.append("ev.model_id = :model")
         feedback.append("ifnull(ev.model_id, x.model_id) = :model")
-    resolved = (
-        f"{_OWN} WHERE {' AND '.join(own)} UNION ALL {_FEEDBACK} WHERE {' AND '.join(feedback)}"
-        " ORDER BY position DESC LIMIT :limit"
-    )
-    rows = db.execute(_LABELLED.format(resolved=resolved), values)
-    return page(_items(rows), query, "position", program_id=program_id)
+    resolved = _resolved(question, " AND ".join(own), " AND ".join(feedback))
+    items = _items(question, f"{resolved} ORDER BY position DESC LIMIT :limit", values)
+    return page(items, query, "position", program_id=program_id)
 
 
-def evaluations_of_execution(db: sqlite3.Connection, execution_id: str) -> list[Item]:
+def evaluations_of_execution(question: Question, execution_id: str) -> list[Item]:
     """Everything that was said of one execution, newest first."""
-    resolved = (
-        f"{_OWN} WHERE ev.execution_id = :execution AND ev.program_id IS NOT NULL"
-        f" UNION ALL {_FEEDBACK} WHERE ev.execution_id = :execution AND ev.program_id IS NULL"
+    said = f"{question.valid('ev')} AND ev.execution_id = :execution"
+    resolved = _resolved(
+        question, f"{said} AND ev.program_id IS NOT NULL", f"{said} AND ev.program_id IS NULL"
     )
-    return _items(db.execute(_LABELLED.format(resolved=resolved), {"execution": execution_id}))
+    return _items(question, resolved, {"execution": execution_id})
 
 
-def _items(rows: sqlite3.Cursor) -> list[Item]:
-    return items_of(rows, json=("results", "dataset"))
+def _resolved(question: Question, own: str, feedback: str) -> str:
+    """Evaluations of programs and feedback that fit these terms, each with its program, content and model."""
+    joined = f"LEFT JOIN executions x ON {_EXECUTION} AND {question.seen('x')}"
+    return f"{_OWN} WHERE {own} UNION ALL {_FEEDBACK} {joined} WHERE {feedback}"
+
+
+def _items(question: Question, resolved: str, values: dict[str, object]) -> list[Item]:
+    labelled = _LABELLED.format(resolved=resolved, seen=question.seen("v"))
+    return items_of(question.db.execute(labelled, values), json=("results", "dataset"))

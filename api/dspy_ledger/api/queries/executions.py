@@ -14,6 +14,7 @@ import msgspec
 
 from dspy_ledger.api.parameters import ExecutionQuery
 from dspy_ledger.api.queries.paging import Item, items_of, page
+from dspy_ledger.api.reading import Question
 from dspy_ledger.events import ExecutionCompleted
 from dspy_ledger.store import StoredEvent
 
@@ -25,7 +26,7 @@ _COLUMNS = (
     " e.latency_ms, e.input_tokens, e.output_tokens, e.cost_usd, e.model_pinned, e.trace_id, e.session_id,"
     " e.user_id, e.tags, e.environment, e.service, e.release"
 )
-_LABELLED = "LEFT JOIN versions v ON v.program_id = e.program_id AND v.content_hash = e.content_hash"
+_VERSION = "v.program_id = e.program_id AND v.content_hash = e.content_hash"
 _FEW = 5000
 """Executions of one environment, or between since and until, that may be gone through for one page."""
 _MOST_WALKS = 200
@@ -46,32 +47,33 @@ class _Walk(NamedTuple):
     values: list[object]
 
 
-def page_of_executions(db: sqlite3.Connection, query: ExecutionQuery) -> dict[str, Any]:
+def page_of_executions(question: Question, query: ExecutionQuery) -> dict[str, Any]:
     """Executions that match every filter, newest first by position."""
     after = query.after()
-    walks = _walks(db, query)
+    walks = _walks(question, query)
     if not walks:
         return page([], query, "position")
-    rest, rest_values = _rest(query, after)
+    rest, rest_values = _rest(question, query, after)
     # Positions first: what is merged or sorted is then one number, not 25 columns.
     arms = " UNION ALL ".join(
         f"SELECT e.position FROM executions e {walk.by} WHERE {walk.term} AND {rest}"  # noqa: S608
         for walk in walks
     )
     values = [value for walk in walks for value in (*walk.values, *rest_values)]
-    rows = db.execute(
+    rows = question.db.execute(
         f"SELECT {_COLUMNS} FROM ({arms} ORDER BY position DESC LIMIT ?) w"  # noqa: S608
-        f" CROSS JOIN executions e ON e.position = w.position {_LABELLED}",
+        f" CROSS JOIN executions e ON e.position = w.position {_labelled(question)}",
         (*values, query.limit + 1),
     )
     newest_first = sorted(_items(rows), key=lambda item: item["position"], reverse=True)
     return page(newest_first, query, "position")
 
 
-def one_execution(db: sqlite3.Connection, execution_id: str) -> Item | None:
-    """One execution's row."""
-    rows = db.execute(
-        f"SELECT {_COLUMNS} FROM executions e {_LABELLED} WHERE e.execution_id = ?",  # noqa: S608
+def one_execution(question: Question, execution_id: str) -> Item | None:
+    """One execution's row; the first, should several events claim the id."""
+    rows = question.db.execute(
+        f"SELECT {_COLUMNS} FROM executions e {_labelled(question)}"  # noqa: S608
+        f" WHERE e.execution_id = ? AND {question.seen('e')} ORDER BY e.position LIMIT 1",
         (execution_id,),
     )
     return next(iter(_items(rows)), None)
@@ -96,14 +98,18 @@ def with_event(execution: Item, event: StoredEvent) -> Item:
     }
 
 
-def _walks(db: sqlite3.Connection, query: ExecutionQuery) -> list[_Walk]:
+def _labelled(question: Question) -> str:
+    return f"LEFT JOIN versions v ON {_VERSION} AND {question.seen('v')}"
+
+
+def _walks(question: Question, query: ExecutionQuery) -> list[_Walk]:
     """What to walk, side by side; nothing, when nothing can match."""
-    contents = _contents(db, query)
+    contents = _contents(question, query)
     if contents is not None and not contents:
         return []
     if query.trace_id is not None:
         return [_Walk("INDEXED BY executions_by_trace", "e.trace_id = ?", [query.trace_id])]
-    if (few := _few(db, query)) is not None:
+    if (few := _few(question.db, query)) is not None:
         return [few]
     if query.status == "error":  # spelled as the partial index spells it
         return [_Walk("INDEXED BY executions_failed", "e.status = 'error'", [])]
@@ -115,16 +121,17 @@ def _walks(db: sqlite3.Connection, query: ExecutionQuery) -> list[_Walk]:
     return [_environment(query) or _Walk("NOT INDEXED", "1", [])]
 
 
-def _contents(db: sqlite3.Connection, query: ExecutionQuery) -> list[tuple[str, str | None]] | None:
+def _contents(question: Question, query: ExecutionQuery) -> list[tuple[str, str | None]] | None:
     """The (program_id, content_hash) that the filters leave; None when they leave all."""
     if query.version is not None:
-        program = "" if query.program_id is None else " AND program_id = :program_id"
-        rows = db.execute(
-            f"SELECT program_id, content_hash FROM versions WHERE version = :version{program}",  # noqa: S608
+        program = "" if query.program_id is None else " AND v.program_id = :program_id"
+        rows = question.db.execute(
+            "SELECT v.program_id, v.content_hash FROM versions v"  # noqa: S608
+            f" WHERE v.version = :version{program} AND {question.seen('v')}",
             {"version": query.version, "program_id": query.program_id},
         )
     elif query.program_id is not None:
-        rows = db.execute(
+        rows = question.db.execute(
             "SELECT DISTINCT program_id, content_hash FROM totals"
             " WHERE program_id = ? AND ifnull(?, model_id) = model_id",
             (query.program_id, query.model_id),
@@ -164,9 +171,9 @@ def _window(query: ExecutionQuery) -> _Walk | None:
     return _Walk("INDEXED BY executions_by_time", term, [bound for _, bound in given])
 
 
-def _rest(query: ExecutionQuery, after: object) -> tuple[str, list[object]]:
+def _rest(question: Question, query: ExecutionQuery, after: object) -> tuple[str, list[object]]:
     """Every filter, whether the walk keeps to it already or not, and its values."""
-    terms, values = [], list[object]()
+    terms, values = [question.seen("e")], list[object]()
     for term, value in (
         ("e.position < ?", after),
         ("e.program_id = ?", query.program_id),
@@ -181,12 +188,9 @@ def _rest(query: ExecutionQuery, after: object) -> tuple[str, list[object]]:
             terms.append(term)
             values.append(value)
     if query.version is not None:
-        terms.append(
-            "? = (SELECT version FROM versions v"
-            " WHERE v.program_id = e.program_id AND v.content_hash = e.content_hash)"
-        )
+        terms.append(f"? = (SELECT v.version FROM versions v WHERE {_VERSION} AND {question.seen('v')})")  # noqa: S608
         values.append(query.version)
-    return " AND ".join(terms) or "1", values
+    return " AND ".join(terms), values
 
 
 def _items(rows: sqlite3.Cursor) -> list[Item]:

@@ -1,29 +1,39 @@
-"""Totals of executions, from the roll-up that the projector keeps."""
+"""Totals of executions, from the roll-up that the projector keeps; roll-ups have no past."""
 
 from __future__ import annotations
 
-import sqlite3
-
 from dspy_ledger.api.queries.paging import Item, items_of
+from dspy_ledger.api.reading import Question
 
 __all__ = ["program_totals", "version_totals"]
 
-_SUMS = (
-    "coalesce(sum(executions), 0) AS executions, coalesce(sum(errors), 0) AS errors,"
-    " coalesce(sum(input_tokens), 0) AS input_tokens, coalesce(sum(output_tokens), 0) AS output_tokens,"
-    " coalesce(sum(cost_usd), 0.0) AS cost_usd, sum(latency_ms) / sum(executions) AS mean_latency_ms"
-)
+# total() and not sum(), which ends in an error beyond 64 bits.
+_SUMS = """
+coalesce(sum(executions), 0) AS executions,
+coalesce(sum(errors), 0) AS errors,
+iif(sum(input_known) > 0, CAST(total(input_tokens) AS INTEGER), NULL) AS input_tokens,
+iif(sum(output_known) > 0, CAST(total(output_tokens) AS INTEGER), NULL) AS output_tokens,
+iif(sum(cost_known) > 0, total(cost) / 1e12, NULL) AS cost_usd,
+coalesce(sum(input_known), 0) AS input_known,
+coalesce(sum(output_known), 0) AS output_known,
+coalesce(sum(cost_known), 0) AS cost_known,
+total(latency) / 1e3 / sum(executions) AS mean_latency_ms
+"""
 
 
-def program_totals(db: sqlite3.Connection, program_id: str) -> Item:
-    """All executions of a program; zeros (and no latency) when there are none."""
-    rows = db.execute(f"SELECT {_SUMS} FROM totals WHERE program_id = ?", (program_id,))  # noqa: S608
+def program_totals(question: Question, program_id: str) -> Item | None:
+    """All executions of a program; null when asked of the past."""
+    if question.as_of is not None:
+        return None
+    rows = question.db.execute(f"SELECT {_SUMS} FROM totals WHERE program_id = ?", (program_id,))  # noqa: S608
     return items_of(rows)[0]
 
 
-def version_totals(db: sqlite3.Connection, program_id: str, content_hash: str) -> list[Item]:
-    """The executions of one content, per model; ``model_id`` is null where the event named none."""
-    rows = db.execute(
+def version_totals(question: Question, program_id: str, content_hash: str) -> list[Item] | None:
+    """The executions of one content, per model (null where none was named); null when asked of the past."""
+    if question.as_of is not None:
+        return None
+    rows = question.db.execute(
         f"SELECT nullif(model_id, '') AS model_id, {_SUMS} FROM totals"  # noqa: S608
         " WHERE program_id = ? AND content_hash = ? GROUP BY totals.model_id ORDER BY totals.model_id",
         (program_id, content_hash),

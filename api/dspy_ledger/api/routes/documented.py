@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from dspy_ledger.api import schemas
-from dspy_ledger.api.reading import POSITION_HEADER
+from dspy_ledger.api.reading import AS_OF_HEADER, POSITION_HEADER
 
 __all__ = ["PROBLEM_MEDIA_TYPE", "answers", "with_problem_media_type"]
 
@@ -18,9 +18,9 @@ _PROBLEMS = {
     404: "No such program, version or execution is known.",
     503: "There is no view or event store to answer from yet; Retry-After says when to ask again.",
 }
-_POSITION = {
-    "description": "Ledger position that the answer holds for.",
-    "schema": {"type": "integer", "minimum": 0},
+_HEADERS = {
+    POSITION_HEADER: "Ledger position that the view is at.",
+    AS_OF_HEADER: "Ledger position that as_of stands for; there when it was given.",
 }
 
 
@@ -34,7 +34,10 @@ def answers(model: type[BaseModel], *problems: int, position: bool = True) -> di
     """
     success: dict[str, Any] = {"model": model, "description": "Found."}
     if position:
-        success["headers"] = {POSITION_HEADER: _POSITION}
+        success["headers"] = {
+            name: {"description": description, "schema": {"type": "integer", "minimum": 0}}
+            for name, description in _HEADERS.items()
+        }
     # "default" also keeps FastAPI from announcing a 422, which this API never answers.
     return {
         200: success,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from dspy_ledger.api import schemas
-from dspy_ledger.api.parameters import ExecutionQuery, described, read_query, refuse_query
+from dspy_ledger.api.parameters import ExecutionQuery, Query, described, read_query
 from dspy_ledger.api.problems import UnknownExecution
 from dspy_ledger.api.queries.evaluations import evaluations_of_execution
 from dspy_ledger.api.queries.executions import one_execution, page_of_executions, with_event
@@ -27,22 +27,22 @@ router = APIRouter(prefix="/v1/programs/executions", tags=["executions"])
 async def list_executions(request: Request) -> JSONResponse:
     """Every filter narrows the list; unknown programs or versions match nothing."""
     query = read_query(request, ExecutionQuery)
-    with ask(request) as question:
-        return question.answer(page_of_executions(question.db, query))
+    with ask(request, query) as question:
+        return question.answer(page_of_executions(question, query))
 
 
 @router.get(
     "/{execution_id}",
     summary="One execution with inputs, outputs, calls and feedback",
     responses=answers(schemas.ExecutionDetail, 400, 404, 503),
+    openapi_extra=described(Query),
 )
 async def get_execution(request: Request, execution_id: str) -> JSONResponse:
     """The row of the view, the event it came from, and what was said of it since."""
-    refuse_query(request)
-    with ask(request) as question:
-        execution = one_execution(question.db, execution_id)
+    with ask(request, read_query(request, Query)) as question:
+        execution = one_execution(question, execution_id)
         if execution is None:
             raise UnknownExecution(execution_id)
         event = sources_of(request).event_at(execution["position"], execution_id=execution_id)
-        feedback = evaluations_of_execution(question.db, execution_id)
+        feedback = evaluations_of_execution(question, execution_id)
         return question.answer({**with_event(execution, event), "feedback": feedback})

@@ -10,10 +10,10 @@ from dspy_ledger.api.parameters import (
     EvaluationQuery,
     ModelQuery,
     ProgramQuery,
+    Query,
     VersionQuery,
     described,
     read_query,
-    refuse_query,
 )
 from dspy_ledger.api.queries.evaluations import page_of_evaluations
 from dspy_ledger.api.queries.models import page_of_models
@@ -38,8 +38,8 @@ router = APIRouter(prefix="/v1/programs", tags=["programs"])
 async def list_programs(request: Request) -> JSONResponse:
     """Every program that was registered, or those with the tags and the text."""
     query = read_query(request, ProgramQuery)
-    with ask(request) as question:
-        return question.answer(page_of_programs(question.db, query))
+    with ask(request, query) as question:
+        return question.answer(page_of_programs(question, query))
 
 
 @router.get(
@@ -51,21 +51,21 @@ async def list_programs(request: Request) -> JSONResponse:
 async def list_models(request: Request) -> JSONResponse:
     """The models of the models file and those that executions named; never their parameters."""
     query = read_query(request, ModelQuery)
-    with ask(request) as question:
+    with ask(request, query) as question:
         configured = sources_of(request).models_file.models()
-        return question.answer(page_of_models(question.db, configured, query))
+        return question.answer(page_of_models(question, configured, query))
 
 
 @router.get(
     "/{program_id}",
     summary="One program with its version labels and totals",
     responses=answers(schemas.ProgramDetail, 400, 404, 503),
+    openapi_extra=described(Query),
 )
 async def get_program(request: Request, program_id: str) -> JSONResponse:
     """What is known of a program as a whole."""
-    refuse_query(request)
-    with ask(request) as question:
-        return question.answer(one_program(question.db, program_id))
+    with ask(request, read_query(request, Query)) as question:
+        return question.answer(one_program(question, program_id))
 
 
 @router.get(
@@ -77,20 +77,20 @@ async def get_program(request: Request, program_id: str) -> JSONResponse:
 async def list_versions(request: Request, program_id: str) -> JSONResponse:
     """Without source code and state; ask for one version to have them."""
     query = read_query(request, VersionQuery)
-    with ask(request) as question:
-        return question.answer(page_of_versions(question.db, program_id, query))
+    with ask(request, query) as question:
+        return question.answer(page_of_versions(question, program_id, query))
 
 
 @router.get(
     "/{program_id}/versions/{version}",
     summary="One version with source code, signature, state and totals per model",
     responses=answers(schemas.VersionDetail, 400, 404, 503),
+    openapi_extra=described(Query),
 )
 async def get_version(request: Request, program_id: str, version: str) -> JSONResponse:
     """Everything that its registration recorded."""
-    refuse_query(request)
-    with ask(request) as question:
-        item = one_version(question.db, program_id, version)
+    with ask(request, read_query(request, Query)) as question:
+        item = one_version(question, program_id, version)
         event = sources_of(request).event_at(
             item["position"], program_id=program_id, content_hash=item["content_hash"]
         )
@@ -107,20 +107,20 @@ async def get_version(request: Request, program_id: str, version: str) -> JSONRe
 async def list_evaluations(request: Request, program_id: str) -> JSONResponse:
     """Feedback on its executions included, under the version and model that ran."""
     query = read_query(request, EvaluationQuery)
-    with ask(request) as question:
-        return question.answer(page_of_evaluations(question.db, program_id, query))
+    with ask(request, query) as question:
+        return question.answer(page_of_evaluations(question, program_id, query))
 
 
 @router.get(
     "/{program_id}/tree",
     summary="A program's versions and derived programs as one hierarchy",
     responses=answers(schemas.ProgramTree, 400, 404, 503),
+    openapi_extra=described(Query),
 )
 async def get_program_tree(request: Request, program_id: str) -> JSONResponse:
     """Optimized variants lie under the version they came from, derived programs under theirs."""
-    refuse_query(request)
-    with ask(request) as question:
-        require_program(question.db, program_id)
-        programs = tree_programs(question.db)
-        versions = tree_versions(question.db, programs_below(program_id, programs))
+    with ask(request, read_query(request, Query)) as question:
+        require_program(question, program_id)
+        programs = tree_programs(question)
+        versions = tree_versions(question, programs_below(program_id, programs))
         return question.answer(program_tree(program_id, programs, versions))
