@@ -14,6 +14,7 @@ LedgerError
 ├── InvalidEvent (ValueError)       bytes that are not a valid event: they become a dead letter
 ├── StoreError                      the event store or a view can't be used (unreadable, newer, foreign)
 ├── FoldError                       an event that a view being built can't fold
+├── RequestFailed                   the running projector could not do what a command asked for
 └── StartupError                    a command can't start (port in use, another writer, no broker)
 """
 
@@ -31,6 +32,7 @@ __all__ = [
     "LedgerError",
     "LedgerUnavailable",
     "NotFound",
+    "RequestFailed",
     "StartupError",
     "StoreError",
     "UnknownModel",
@@ -129,6 +131,10 @@ class FoldError(LedgerError):
             f"{projection} can't fold event {position} ({event_id}): {detail}; the view in force stays as it"
             " is. Report this, and replay with a release that folds the event"
         )
+
+
+class RequestFailed(LedgerError):
+    """The ledger's writer could not do what was asked; the message says why."""
 
 
 class StartupError(LedgerError):

@@ -114,12 +114,33 @@ def api() -> None:
 
 
 @app.command()
+def replay(
+    projection: Annotated[str, typer.Argument(help="sql, directory, registry, or all of them.")] = "all",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew, not where a replay that was killed left off.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete files of the directory that the ledger did not make.")
+    ] = False,
+) -> None:
+    """Build a view anew from the first event, beside the one in force, and put it in its place.
+
+    Everything goes on meanwhile: ingest, the API and the old view. Example: dspy-ledger replay sql
+    """
+    settings = _settings()
+    _extra("dspy_ledger.cli.replay", "projector").run_replay(
+        settings, projection, fresh=fresh, prune=prune, console=_console
+    )
+
+
+@app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """Tell how far everything is and what is wrong. Exit code 1 when something is.
 
     Example: dspy-ledger status --json
     """
-    from dspy_ledger.cli.status import collect, show  # noqa: PLC0415  the other commands start faster without
+    from dspy_ledger.cli.status import collect  # noqa: PLC0415  the other commands start faster without
+    from dspy_ledger.cli.status_text import show  # noqa: PLC0415
 
     found = collect(_settings())
     if as_json:

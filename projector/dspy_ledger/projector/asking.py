@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import Any
 
-from dspy_ledger.errors import StartupError
+from dspy_ledger.errors import RequestFailed, StartupError
 from dspy_ledger.projector.actions import all_actions
 from dspy_ledger.projector.lease import WriterLease
 from dspy_ledger.projector.office import open_office
-from dspy_ledger.projector.requests import Clerk, Desk, Progress, RequestFailed
+from dspy_ledger.projector.requests import Clerk, Desk, Progress
 from dspy_ledger.settings import Settings
 
 __all__ = ["carried_out", "wait_for_others"]

@@ -27,11 +27,11 @@ from typing import Any, Literal
 import orjson
 
 from dspy_ledger.database import closed_on_error, connect
-from dspy_ledger.errors import LedgerError, StoreError
+from dspy_ledger.errors import LedgerError, RequestFailed, StoreError
 from dspy_ledger.files import make_folder
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
 
-__all__ = ["REQUESTS", "Action", "Clerk", "Desk", "Progress", "Request", "RequestFailed", "Work"]
+__all__ = ["REQUESTS", "Action", "Clerk", "Desk", "Progress", "Request", "Work"]
 
 _log = logging.getLogger(__name__)
 
@@ -54,10 +54,6 @@ CREATE TABLE IF NOT EXISTS requests (
     ended_at  TEXT
 )
 """
-
-
-class RequestFailed(LedgerError):
-    """The writer could not do what was asked; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,58 @@
+"""``dspy-ledger replay``: projections built anew, one after the other, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from dspy_ledger.cli.progress import progress
+from dspy_ledger.projector.replay import PROJECTIONS, replay
+from dspy_ledger.projector.requests import Progress
+from dspy_ledger.settings import Settings
+
+__all__ = ["run_replay"]
+
+_NAMED = 10  # strangers that are listed
+
+
+def run_replay(
+    settings: Settings,
+    projection: str,
+    *,
+    fresh: bool,
+    prune: bool,
+    retry: Sequence[int] = (),
+    console: Console,
+) -> None:
+    """Replay a projection, or ``all``; see :func:`dspy_ledger.projector.replay` for what it raises."""
+    for name in PROJECTIONS if projection == "all" else (projection,):
+        pruning = prune and name == "directory" if projection == "all" else prune
+        with progress(console) as shown:
+
+            def tell(at: Progress, name: str = name) -> None:
+                shown(f"{name}: {at.what}", at.done, at.total)
+
+            answer = replay(settings, name, fresh=fresh, prune=pruning, retry=retry, tell=tell)
+        console.print(_told(answer))
+        for stranger in answer.get("named", [])[:_NAMED]:
+            console.print(f"  {stranger}", markup=False)
+
+
+def _told(answer: dict[str, Any]) -> str:
+    position, seconds = answer["position"], answer["seconds"]
+    rate = position / seconds if seconds else 0
+    line = f"[bold]{answer['projection']}[/bold]: {position:,} events in {seconds:,.1f} s ({rate:,.0f}/s)"
+    if "view" in answer:
+        return f"{line}; {answer['view']} is in force"
+    if "changed" in answer:
+        line += f"; {answer['made']:,} files made, {answer['changed']:,} mended, {answer['unchanged']:,} kept"
+        if answer["pruned"]:
+            return f"{line}, {answer['pruned']:,} strangers deleted:"
+        if answer["strangers"]:
+            return (
+                f"{line}; {answer['strangers']:,} files are not of this ledger"
+                " (`dspy-ledger replay directory --prune` deletes them):"
+            )
+    return line
