@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-__all__ = ["progress"]
+__all__ = ["progress_bar"]
 
 
 class _Rate(ProgressColumn):
@@ -27,8 +27,12 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar while the block runs; what it gives is called with (what, done, total; 0 when not known)."""
+def progress_bar(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on stderr while the block runs; what it gives is called with (done, total, what).
+
+    A total of 0 is not known; an empty ``what`` leaves what stands there.
+    """
+    console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -36,10 +40,10 @@ def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         _Rate(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=None)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
 
-        def tell(what: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total or None, description=what)
+        def tell(done: int, total: int, now: str = "") -> None:
+            progress.update(task, completed=done, total=total or None, description=now or None)
 
         yield tell

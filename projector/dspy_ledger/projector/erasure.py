@@ -19,12 +19,14 @@ from dspy_ledger.store import DeadLetter, EventStore, StoredEvent
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
 from dspy_ledger.wire import unpack
 
-__all__ = ["Erasure", "Found", "Selection", "expired_before", "find"]
+__all__ = ["COUNTED", "Erasure", "Found", "Selection", "expired_before", "find"]
 
 _REGISTERED = EVENT_TYPES["ProgramRegistered"]
 _EXECUTED = EVENT_TYPES["ExecutionCompleted"]
 _EVALUATED = EVENT_TYPES["EvaluationSaved"]
-_CALLED = {_EXECUTED: "executions", _EVALUATED: "evaluations", _REGISTERED: "versions"}
+COUNTED = {_EXECUTED: "executions", _EVALUATED: "evaluations", _REGISTERED: "versions"}
+"""The types of events that have bodies, and what an answer calls them."""
+
 _READ_AT_ONCE = 200
 _ERASED_AT_ONCE = 10_000  # the more at once, the seldomer a file of lines is written again
 _RECLAIM = 10.0  # seconds that an answer waits for freed space; a reader may be in the way
@@ -95,7 +97,7 @@ def find(store: EventStore, selection: Selection) -> Iterator[Found]:
     before = selection.recorded_by
     end = store.last_position() if before is None else store.position_at(before)
     at = 0
-    while at < end and (batch := store.read(at, min(_READ_AT_ONCE, end - at), types=tuple(_CALLED))):
+    while at < end and (batch := store.read(at, min(_READ_AT_ONCE, end - at), types=tuple(COUNTED))):
         at = min(batch[-1].position, end)
         yield Found(at, end, [e for e in batch if e.position <= end and _is_meant(e, selection, store)])
     last: int | None = None
@@ -182,11 +184,11 @@ class Erasure:
         """
         selection = Selection(**arguments)
         reason = "asked for: " + ", ".join(selection.given)  # no id: this stays in the ledger
-        counts = dict.fromkeys((*_CALLED.values(), "dead_letters"), 0)
+        counts = dict.fromkeys((*COUNTED.values(), "dead_letters"), 0)
         positions: list[int] = []
         for found in find(self._store, selection):
             for event in found.events:
-                counts[_CALLED[event.type]] += 1
+                counts[COUNTED[event.type]] += 1
                 positions.append(event.position)
             if len(positions) >= _ERASED_AT_ONCE:
                 self._erase(positions, reason)
