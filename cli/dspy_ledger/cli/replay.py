@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dspy_ledger.cli.progress import progress
+from dspy_ledger.cli.progress import progress_bar
 from dspy_ledger.projector.replay import PROJECTIONS, replay
 from dspy_ledger.projector.requests import Progress
 from dspy_ledger.settings import Settings
@@ -29,10 +29,10 @@ def run_replay(
     """Replay a projection, or ``all``; see :func:`dspy_ledger.projector.replay` for what it raises."""
     for name in PROJECTIONS if projection == "all" else (projection,):
         pruning = prune and name == "directory" if projection == "all" else prune
-        with progress(console) as shown:
+        with progress_bar(name) as bar:
 
             def tell(at: Progress, name: str = name) -> None:
-                shown(f"{name}: {at.what}", at.done, at.total)
+                bar(at.done, at.total, f"{name}: {at.what}")
 
             answer = replay(settings, name, fresh=fresh, prune=pruning, retry=retry, tell=tell)
         console.print(_told(answer))
