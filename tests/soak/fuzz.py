@@ -179,7 +179,7 @@ def rewrite_body(chance: random.Random, fields: Fields) -> None:
 def value(chance: random.Random, old: Any) -> Any:
     """Any JSON, more often one that may pass for the old one."""
     if chance.random() < 0.3:
-        nested: Any = old
+        nested: Any = old if not isinstance(old, dict | list) else 0
         for _ in range(chance.choice((1, 3, 100, 150, 190))):
             nested = [nested] if chance.random() < 0.5 else {"k": nested}
         return nested
