@@ -183,18 +183,34 @@ def test_status_tells_that_nothing_is_missing_or_what_is(valkey, make_settings, 
     assert "nothing missing" not in told.stdout
 
 
-def test_status_says_when_another_ledger_uses_the_same_prefix(
+def test_a_second_ledger_on_a_prefix_is_refused_in_one_line_and_status_says_it(
     valkey, make_settings, tmp_path, eventually
 ) -> None:
-    for name in ("one", "two"):
-        env = environment(tmp_path / name, REDIS_URL=valkey.url)
-        with command("projector", env=env, cwd=tmp_path) as projector:
-            record(make_settings(valkey.url, wal_dir=tmp_path / name / "wal"), 3)
-            projector.terminate()
-            projector.communicate(timeout=20)
-    told = run("status", env=environment(tmp_path / "one", REDIS_URL=valkey.url), cwd=tmp_path)
+    one, two = (environment(tmp_path / name, REDIS_URL=valkey.url) for name in ("one", "two"))
+    with command("projector", env=one, cwd=tmp_path) as projector:
+        record(make_settings(valkey.url, wal_dir=tmp_path / "wal"), 3)
+        refused = run("projector", env=two, cwd=tmp_path)
+        told = run("status", env=two, cwd=tmp_path)
+        projector.terminate()
+        projector.communicate(timeout=20)
+    assert refused.returncode == 1
+    [error] = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert "owns this Redis under the prefix dspy-ledger" in error
+    assert "redis-cli DEL '{dspy-ledger:0}:owner'" in error
+    assert "Traceback" not in refused.stderr
     assert "uses the same Redis and prefix" in told.stdout
     assert "DSPY_LEDGER_STREAM_PREFIX" in told.stdout
+
+
+def test_status_of_an_empty_ledger_has_no_question_marks(valkey, tmp_path, eventually) -> None:
+    env = environment(tmp_path, REDIS_URL=valkey.url)
+    with command("projector", env=env, cwd=tmp_path) as projector:
+        eventually(lambda: run("status", env=env, cwd=tmp_path).returncode == 0)
+        told = run("status", env=env, cwd=tmp_path)
+        projector.terminate()
+        projector.communicate(timeout=20)
+    assert "?" not in told.stdout
+    assert "registry" in told.stdout
 
 
 def test_what_lies_in_the_data_folder_stays_out_of_git(valkey, make_settings, tmp_path, eventually) -> None:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from time import monotonic, sleep
 from typing import Any
 
 import orjson
 import redis
-from rich.console import Console
-from rich.table import Table
 
+from dspy_ledger.database import connect
 from dspy_ledger.errors import StoreError
 from dspy_ledger.files import LEASE
-from dspy_ledger.sequences import SequenceSet
+from dspy_ledger.producers import told
 from dspy_ledger.settings import Settings
-from dspy_ledger.store import ProducerAccount, SqliteEventStore
+from dspy_ledger.store import SqliteEventStore
+from dspy_ledger.streams import Reading
 from dspy_ledger.views import ViewReader
 
-__all__ = ["collect", "show"]
+__all__ = ["collect", "count_of"]
 
 _PATIENCE = 2.0  # seconds: an event that arrives right now is not a problem
+_MOST_COUNTED = 10_000
 
 
 def collect(settings: Settings) -> dict[str, Any]:
@@ -42,28 +46,26 @@ def collect(settings: Settings) -> dict[str, Any]:
         dead = store.dead_letter_count()
         if dead:
             problems.append(f"{dead} dead letters: entries of the stream that are no valid events")
-        accounts = store.producers()
-        missing = sum(end - start + 1 for account in accounts for start, end in _gaps(account))
+        parked = Counter(parked.projection for parked in store.parked())
+        if parked:
+            left_out = ", ".join(f"{count} by {name}" for name, count in parked.items())
+            problems.append(f"events that could not be folded were left out: {left_out}; see `deadletters`")
+        producers = [told(account) for account in store.producers()]
+        missing = sum(count_of(producer["missing"]) for producer in producers)
         if missing:
             problems.append(f"{missing} events are on their way or missing: gaps in producers' numbers")
+        projections = _projections(settings, store, broker, problems, patient=running)
         return {
             "ledger_id": store.ledger_id,
             "position": last,
             "projector_running": running,
             "dead_letters": dead,
             "broker": broker,
-            "projections": _projections(settings, last, broker, problems, patient=running),
-            "producers": [
-                {
-                    "source": account.source,
-                    "stored_mark": account.mark,
-                    "settled": sum(end - start + 1 for start, end in account.ranges),
-                    "missing": _gaps(account),
-                    "first_seen": account.first_seen,
-                    "last_seen": account.last_seen,
-                }
-                for account in accounts
-            ],
+            "projections": projections,
+            "lag": {name: None if at is None else last - at for name, at in projections.items()},
+            "parked": dict(parked),
+            "requests": _requests(settings),
+            "producers": producers,
             "problems": problems,
         }
     finally:
@@ -71,29 +73,28 @@ def collect(settings: Settings) -> dict[str, Any]:
 
 
 def _broker(settings: Settings, store: SqliteEventStore, problems: list[str]) -> dict[str, Any]:
-    client = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    client: Any = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
     broker: dict[str, Any] = {"url": _without_password(settings.redis_url), "up": False}
+    keys = settings.keys
+    checkpoint = store.stream_checkpoint(keys.events)
+    reading = Reading.decode(checkpoint.server) if checkpoint else None
     try:
-        info: Any = client.info("server")
-        length: Any = client.xlen(settings.keys.events)
-        checkpoint = store.stream_checkpoint(settings.keys.events)
-        unread: Any = client.xrange(
-            settings.keys.events, f"({checkpoint.last_id}" if checkpoint else "-", "+", count=10_000
-        )
-        owner: Any = client.hget(settings.keys.registry_checkpoint, "ledger_id")
-        registry: Any = client.hget(settings.keys.registry_checkpoint, "position")
+        info = client.info("server")
+        length = client.xlen(keys.events)
+        if reading is not None:
+            broker["reading"] = _told_reading(reading, length, settings, problems)
+        owner = client.get(keys.owner) or client.hget(keys.registry_checkpoint, "ledger_id")
         if owner is not None and owner.decode() != store.ledger_id:
             problems.append(
                 f"another ledger ({owner.decode()}) uses the same Redis and prefix; give one of them another"
                 " DSPY_LEDGER_STREAM_PREFIX"
             )
-            registry = None
         broker |= {
             "up": True,
             "version": info.get("valkey_version") or info.get("redis_version"),
+            "owner": None if owner is None else owner.decode(),
             "stream_length": length,
-            "unread": len(unread),
-            "registry_position": None if registry is None and owner is not None else int(registry or 0),
+            "unread": _unread(client, keys.events, checkpoint.last_id if checkpoint else "0"),
         }
     except (redis.RedisError, OSError) as error:
         problems.append(
@@ -104,13 +105,65 @@ def _broker(settings: Settings, store: SqliteEventStore, problems: list[str]) ->
     return broker
 
 
+def _told_reading(reading: Reading, length: int, settings: Settings, problems: list[str]) -> dict[str, Any]:
+    again = reading.until is not None
+    if again:
+        problems.append(reading.sentence)
+    if reading.cut and length >= settings.stream_max_length:
+        problems.append(
+            f"the stream is full (DSPY_LEDGER_STREAM_MAX_LENGTH={settings.stream_max_length}):"
+            f" {reading.cut:,} entries were deleted before every consumer group was done with them"
+        )
+    return {
+        "why": reading.why,
+        "began": reading.began,
+        "again": again,
+        "said": reading.sentence if again or reading.why else None,
+        "read": reading.read,
+        "length": reading.length,
+        "older_by": reading.ahead,
+        "trimmed": reading.trimmed,
+        "cut": reading.cut,
+    }
+
+
+def _unread(client: Any, stream: str, last_id: str) -> int:
+    """How many entries wait, counted up to a limit and a few at a time: they may be large."""
+    count, after = 0, last_id
+    while count < _MOST_COUNTED:
+        entries = client.xrange(stream, f"({after}", "+", count=100)
+        count += len(entries)
+        if len(entries) < 100:
+            break
+        after = entries[-1][0].decode()
+    return count
+
+
+def _requests(settings: Settings) -> list[dict[str, Any]]:
+    """What the writer was asked and has not answered yet."""
+    path = settings.data_dir / "requests.db"
+    if not path.exists():
+        return []
+    names = ("id", "action", "who", "state", "progress")
+    with closing(connect(path, readonly=True)) as db, suppress(sqlite3.Error):
+        rows = db.execute(
+            "SELECT id, action, who, state, progress FROM requests WHERE state IN ('asked', 'working')"
+        )
+        return [
+            dict(zip(names, row, strict=True)) | {"progress": orjson.loads(row[4] or "null")} for row in rows
+        ]
+    return []
+
+
 def _projections(
-    settings: Settings, last: int, broker: dict[str, Any], problems: list[str], *, patient: bool
+    settings: Settings, store: SqliteEventStore, broker: dict[str, Any], problems: list[str], *, patient: bool
 ) -> dict[str, int | None]:
     """How far each projection is; a running projector has a moment to get where the store is."""
+    last = store.last_position()
     deadline = monotonic() + (_PATIENCE if patient else 0)
     while True:
-        positions = {**_positions_on_disk(settings), "registry": _registry_position(settings, broker)}
+        registry = _registry_position(settings, store.ledger_id, broker)
+        positions = {**_positions_on_disk(settings), "registry": registry}
         behind = {name: last - at for name, at in positions.items() if at is not None and at < last}
         if not behind or monotonic() >= deadline:
             break
@@ -133,17 +186,20 @@ def _positions_on_disk(settings: Settings) -> dict[str, int | None]:
     return positions
 
 
-def _registry_position(settings: Settings, broker: dict[str, Any]) -> int | None:
-    if not broker["up"] or broker["registry_position"] is None:
+def _registry_position(settings: Settings, ledger_id: str, broker: dict[str, Any]) -> int | None:
+    """What Redis says; None when it can't be asked, or is another ledger's."""
+    if not broker["up"]:
         return None
-    client = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
+    client: Any = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
     try:
-        position: Any = client.hget(settings.keys.registry_checkpoint, "position")
+        owner, position = client.hmget(settings.keys.registry_checkpoint, "ledger_id", "position")
     except (redis.RedisError, OSError):
         return None
     finally:
         client.close()
-    return None if position is None else int(position)
+    if owner is None or position is None:
+        return 0
+    return int(position) if owner.decode() == ledger_id else None
 
 
 def _projector_runs(settings: Settings) -> bool:
@@ -161,50 +217,11 @@ def _projector_runs(settings: Settings) -> bool:
     return False
 
 
-def _gaps(account: ProducerAccount) -> list[tuple[int, int]]:
-    """The numbers below the highest known one that are not settled."""
-    return SequenceSet(account.ranges).missing(account.ranges[-1][1]) if account.ranges else []
+def count_of(ranges: Sequence[Sequence[int]]) -> int:
+    """How many numbers lie in ranges [first, last]."""
+    return sum(last - first + 1 for first, last in ranges)
 
 
 def _without_password(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     return scheme + separator + rest.rpartition("@")[2]
-
-
-def show(status: dict[str, Any], console: Console) -> None:
-    """Print it for people."""
-    broker = status["broker"]
-    console.print(
-        f"[bold]ledger[/bold] {status['ledger_id']}  at position [bold]{status['position']:,}[/bold]"
-    )
-    if broker["up"]:
-        idle = "" if status["projector_running"] else " (no projector runs)"
-        console.print(
-            f"[bold]broker[/bold] {broker['url']} ({broker['version']}), {broker['stream_length']:,} entries,"
-            f" {broker['unread']:,} not read yet{idle}"
-        )
-    table = Table("projection", "position", "behind", box=None, header_style="bold", pad_edge=False)
-    for name, position in status["projections"].items():
-        behind = "?" if position is None else f"{status['position'] - position:,}"
-        table.add_row(name, "?" if position is None else f"{position:,}", behind)
-    console.print(table)
-    if status["producers"]:
-        table = Table(
-            "producer", "stored", "missing", "last seen", box=None, header_style="bold", pad_edge=False
-        )
-        recent = sorted(status["producers"], key=lambda p: p["last_seen"], reverse=True)
-        for producer in recent[:20]:
-            missing = sum(last - first + 1 for first, last in producer["missing"])
-            table.add_row(
-                producer["source"],
-                f"{producer['settled']:,}",
-                f"{missing:,}",
-                producer["last_seen"][:19] + "Z",
-            )
-        console.print(table)
-        if len(recent) > 20:
-            console.print(f"… and {len(recent) - 20} more producers")
-    for problem in status["problems"]:
-        console.print(f"[yellow]![/yellow] {problem}")
-    if not status["problems"]:
-        console.print("[green]✓[/green] nothing missing, nothing behind")

@@ -1,0 +1,113 @@
+"""What ``dspy-ledger status`` found, printed for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dspy_ledger.cli.status import count_of
+from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
+
+__all__ = ["show"]
+
+_SILENT = timedelta(minutes=10)
+_MOST_ROWS = 20
+_MOST_RANGES = 3
+
+
+def show(status: dict[str, Any], console: Console) -> None:
+    """Print it."""
+    console.print(
+        f"[bold]ledger[/bold] {status['ledger_id']}  at position [bold]{status['position']:,}[/bold]"
+    )
+    if status["broker"]["up"]:
+        _show_broker(status["broker"], console, running=status["projector_running"])
+    table = _table("projection", "position", "behind", "left out")
+    for name, position in status["projections"].items():
+        known = ("?", "?") if position is None else (f"{position:,}", f"{status['lag'][name]:,}")
+        table.add_row(name, *known, f"{status['parked'].get(name, 0):,}")
+    console.print(table)
+    for request in status["requests"]:
+        done, total, what = request["progress"] or (0, 0, "")
+        how_far = f", {what} {done:,} of {total:,}" if total else ""
+        console.print(
+            f"[bold]request[/bold] {request['id']} {request['action']} by {request['who']}{how_far}"
+        )
+    _show_producers(status["producers"], console)
+    for problem in status["problems"]:
+        console.print(f"[yellow]![/yellow] {problem}")
+    if not status["problems"]:
+        console.print("[green]✓[/green] nothing missing, nothing behind")
+
+
+def _show_broker(broker: dict[str, Any], console: Console, *, running: bool) -> None:
+    idle = "" if running else " (no projector runs)"
+    console.print(
+        f"[bold]broker[/bold] {broker['url']} ({broker['version']}), {broker['stream_length']:,} entries,"
+        f" {broker['unread']:,} not read yet{idle}"
+    )
+    reading = broker.get("reading")
+    if reading is None:
+        return
+    if reading["said"] and not reading["again"]:  # else it is among the problems
+        console.print(f"       {reading['began'][:19]}Z: {reading['said']}")
+    if reading["trimmed"]:
+        cut = f", {reading['cut']:,} of them unread by a consumer group" if reading["cut"] else ""
+        console.print(
+            f"       {reading['trimmed']:,} stored entries deleted since {reading['began'][:19]}Z{cut}"
+        )
+
+
+def _show_producers(producers: list[dict[str, Any]], console: Console) -> None:
+    """Those that record or lack something, one a line; the silent and complete ones together."""
+    if not producers:
+        return
+    before = canonical_time((to_datetime(utc_now()) - _SILENT).isoformat())
+    shown = [producer for producer in producers if producer["last_seen"] >= before or not _complete(producer)]
+    # What lacks something first: it must not be pushed out by those that merely run.
+    shown.sort(key=lambda producer: producer["last_seen"], reverse=True)
+    shown.sort(key=lambda producer: count_of(producer["missing"]) == 0)
+    table = _table(
+        *("producer", "recorded", "stored", "dead", "dropped", "unconfirmed", "sampled out"),
+        *("missing (as of its last report)", "last seen"),
+    )
+    for producer in shown[:_MOST_ROWS]:
+        table.add_row(
+            producer["source"],
+            *(f"{producer[name]:,}" for name in ("recorded", "stored", "dead_lettered")),
+            *(f"{count_of(producer[name]):,}" for name in ("dropped", "unconfirmed")),
+            f"{producer['sampled_out']:,}",
+            _spelled(producer["missing"]),
+            producer["last_seen"][:19] + "Z",
+        )
+    if shown:
+        console.print(table)
+    if len(shown) > _MOST_ROWS:
+        console.print(f"… and {len(shown) - _MOST_ROWS:,} more producers; --json has them all")
+    silent = len(producers) - len(shown)
+    if silent:
+        events = sum(producer["stored"] for producer in producers) - sum(p["stored"] for p in shown)
+        console.print(f"{silent:,} silent producers are complete: {events:,} events")
+
+
+def _complete(producer: dict[str, Any]) -> bool:
+    return not (
+        producer["missing"] or producer["dead_lettered"] or producer["dropped"] or producer["unconfirmed"]
+    )
+
+
+def _spelled(ranges: Sequence[Sequence[int]]) -> str:
+    """``12 (3–9, 12, 20–23)``; the first few ranges only."""
+    if not ranges:
+        return "0"
+    spelled = [f"{first}" if first == last else f"{first}–{last}" for first, last in ranges[:_MOST_RANGES]]
+    more = ["…"] if len(ranges) > _MOST_RANGES else []
+    return f"{count_of(ranges):,} ({', '.join(spelled + more)})"
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, header_style="bold", pad_edge=False)
