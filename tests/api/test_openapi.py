@@ -40,6 +40,7 @@ def test_operation_ids_make_good_method_names(document):
         "get_version": "/v1/programs/{program_id}/versions/{version}",
         "list_evaluations": "/v1/programs/{program_id}/evaluations",
         "get_program_tree": "/v1/programs/{program_id}/tree",
+        "list_producers": "/v1/producers",
         "is_live": "/health/live",
         "is_ready": "/health/ready",
     }

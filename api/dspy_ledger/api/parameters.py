@@ -32,6 +32,7 @@ __all__ = [
     "ExecutionQuery",
     "ModelQuery",
     "PageQuery",
+    "ProducerQuery",
     "ProgramQuery",
     "Query",
     "VersionQuery",
@@ -161,6 +162,14 @@ class ModelQuery(PageQuery):
 
     name = "models"
     key = str
+
+
+class ProducerQuery(PageQuery):
+    """Producers have no filters, and are told as they are now."""
+
+    name = "producers"
+    key = str
+    as_of: ClassVar[None] = None  # type: ignore[misc]  # no field here
 
 
 class ExecutionQuery(PageQuery):

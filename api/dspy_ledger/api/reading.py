@@ -22,7 +22,7 @@ from dspy_ledger.api.parameters import BadParameters, Query
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.errors import StoreError
 from dspy_ledger.settings import Settings
-from dspy_ledger.store import SqliteEventStore, StoredEvent
+from dspy_ledger.store import ProducerAccount, SqliteEventStore, StoredEvent
 from dspy_ledger.timestamps import utc_now
 from dspy_ledger.views import VIEW_VERSION, ViewReader
 
@@ -160,6 +160,17 @@ class Sources:
                 f"by then position {at} was recorded, and the view is at {question.position}; ask again"
             )
         return at
+
+    def producers(self) -> list[ProducerAccount]:
+        """Every producer's account, by source.
+
+        Raises:
+            StoreError: there is no store, or it can't be read.
+        """
+        try:
+            return self._open_store().producers()
+        except sqlite3.Error as error:
+            raise StoreError(f"the event store can't be read ({error}); see to its disk") from error
 
     def check_store(self) -> None:
         """Raise StoreError unless the store can be read."""

@@ -19,6 +19,8 @@ __all__ = [
     "Model",
     "ModelPage",
     "ProblemDetails",
+    "Producer",
+    "ProducerPage",
     "Program",
     "ProgramDetail",
     "ProgramPage",
@@ -280,6 +282,30 @@ class ModelPage(_Page):
 
     items: list[Model]
     warnings: list[str]
+
+
+class Producer(_Shape):
+    """What a producer recorded, and what became of it; ranges are of its own numbers, both ends included."""
+
+    source: str
+    recorded: int = Field(description="The highest number it is known to have given.")
+    stored: int
+    dead_lettered: int
+    dropped: list[list[int]] = Field(description="Ranges it reported as dropped, and that did not arrive.")
+    unconfirmed: list[list[int]] = Field(
+        description="Ranges it let go before they were known to be stored, and that did not arrive."
+    )
+    sampled_out: int
+    missing: list[list[int]] = Field(description="Ranges on their way or lost, as of its last report.")
+    stored_mark: int
+    first_seen: str
+    last_seen: str
+
+
+class ProducerPage(_Page):
+    """Producers by source."""
+
+    items: list[Producer]
 
 
 class Live(_Shape):

@@ -145,7 +145,7 @@ def _requests(settings: Settings) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     names = ("id", "action", "who", "state", "progress")
-    with closing(connect(path, readonly=True)) as db, suppress(sqlite3.Error):
+    with suppress(sqlite3.Error), closing(connect(path, readonly=True)) as db:
         rows = db.execute(
             "SELECT id, action, who, state, progress FROM requests WHERE state IN ('asked', 'working')"
         )

@@ -1,0 +1,33 @@
+"""``/v1/producers``: what each producer recorded, and what became of it."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from dspy_ledger.api import schemas
+from dspy_ledger.api.parameters import ProducerQuery, described, read_query
+from dspy_ledger.api.queries.paging import page
+from dspy_ledger.api.reading import ask, sources_of
+from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.documented import answers
+from dspy_ledger.producers import told
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/producers", tags=["producers"])
+
+
+@router.get(
+    "",
+    summary="Producers by source, with the account of their events",
+    responses=answers(schemas.ProducerPage, 400, 503),
+    openapi_extra=described(ProducerQuery),
+)
+async def list_producers(request: Request) -> JSONResponse:
+    """Of now, from the event store: every process that ever recorded."""
+    query = read_query(request, ProducerQuery)
+    after = query.after() or ""
+    with ask(request) as question:
+        accounts = [account for account in sources_of(request).producers() if account.source > str(after)]
+        items = [told(account) for account in accounts[: query.limit + 1]]
+        return question.answer(page(items, query, "source"))
