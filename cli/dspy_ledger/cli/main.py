@@ -134,6 +134,73 @@ def replay(
 
 
 @app.command()
+def export(
+    file: Annotated[
+        Path, typer.Argument(help="Where to; gzip when it ends in .gz, - is stdout.", allow_dash=True)
+    ],
+    until: Annotated[
+        str | None, typer.Option("--until", help="A position or a time: nothing that came after.")
+    ] = None,
+) -> None:
+    """Write the ledger as JSON Lines: everything that can't be derived, to the byte. Nothing stops for it.
+
+    Example: dspy-ledger export ledger.jsonl.gz --until 2026-11-22T00:00:00Z
+    """
+    settings = _settings()
+    _told(_extra("dspy_ledger.cli.archive", "projector").export_ledger(settings, file, until))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="What `export` wrote; - is stdin.", allow_dash=True)],
+) -> None:
+    """Take in an export, into a new ledger or the one that it came from, and bring the views up to it.
+
+    May be repeated and goes on where it ended; no projector may run. Example: dspy-ledger import
+    ledger.jsonl.gz
+    """
+    settings = _settings()
+    _told(_extra("dspy_ledger.cli.archive", "projector").import_ledger(settings, file))
+
+
+@app.command()
+def forget(
+    execution: Annotated[
+        str | None, typer.Option("--execution", help="Of the execution with this id, and of its feedback.")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", help="Of executions for this user id, and of its feedback.")
+    ] = None,
+    program: Annotated[
+        str | None,
+        typer.Option(
+            "--program", help="Of this program id: the state of its versions (instructions, demos) too."
+        ),
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", help="Stored so long ago: 12h, 30d, 8w.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be erased.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Erase bodies for good: inputs, outputs, nested calls, rows of evaluations; with --program, its state.
+
+    Where several options are given, all must hold. Ids, versions, times, metadata, error messages and
+    comments are facts of the ledger, and stay. Example: dspy-ledger forget --user u-4711 --older-than 30d
+    """
+    settings = _settings()
+    _extra("dspy_ledger.cli.forget", "projector").forget_bodies(
+        settings,
+        {"execution": execution, "user": user, "program": program},
+        older_than,
+        dry_run=dry_run,
+        agreed=yes,
+        ask=typer.confirm,
+        say=_console.print,
+    )
+
+
+@app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """Tell how far everything is and what is wrong. Exit code 1 when something is.
 
@@ -168,6 +235,10 @@ def _extra(module: str, extra: str):  # type: ignore[no-untyped-def]  # noqa: AN
         if error.name and error.name.startswith("dspy_ledger"):
             raise
         raise StartupError(f"this needs {error.name}; install 'dspy-ledger[{extra}]'") from None
+
+
+def _told(sentence: str) -> None:
+    sys.stderr.write(sentence + "\n")  # stdout may be the file
 
 
 def _relay(name: str, line: str) -> None:

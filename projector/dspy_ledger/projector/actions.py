@@ -11,4 +11,4 @@ __all__ = ["all_actions"]
 
 def all_actions(office: Office) -> dict[str, Action]:
     """For the :class:`~dspy_ledger.projector.requests.Clerk`."""
-    return {**replay_actions(office)}
+    return {**replay_actions(office), "forget": office.erasure.forget}

@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from dspy_ledger.errors import StartupError
 from dspy_ledger.projector.directory import Directory
+from dspy_ledger.projector.erasure import Erasure
 from dspy_ledger.projector.lease import WriterLease
 from dspy_ledger.projector.registry import Registry
 from dspy_ledger.projector.sql import SqlViews
@@ -33,6 +34,7 @@ class Office:
     views: SqlViews
     directory: Directory
     registry: Registry
+    erasure: Erasure
 
 
 @contextmanager
@@ -61,4 +63,6 @@ def open_office(settings: Settings) -> Iterator[Office]:
                 f"the views can't be written ({error.strerror}: {error.filename}); look at"
                 " DSPY_LEDGER_PROGRAMS_DIR and DSPY_LEDGER_DATA_DIR"
             ) from None
-        yield Office(settings, store, client, views, directory, Registry(client, settings.keys, store))
+        registry = Registry(client, settings.keys, store)
+        erasure = Erasure(store, [views, directory, registry], retention_days=settings.retention_days)
+        yield Office(settings, store, client, views, directory, registry, erasure)

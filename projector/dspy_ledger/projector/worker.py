@@ -198,6 +198,7 @@ class Worker:
             chores=[
                 trimming,
                 Clerk(desk, all_actions(office)),
+                office.erasure,
                 lambda: drop_abandoned_builds(settings.data_dir),
             ],
             watch=watch,
