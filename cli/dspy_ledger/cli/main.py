@@ -201,6 +201,21 @@ def forget(
 
 
 @app.command()
+def verify(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
+    """Fold the whole ledger anew and compare: rows, files, registry. Exit code 1 when anything differs.
+
+    The live data is only read, also while the projector runs. Example: dspy-ledger verify --json
+    """
+    command = _extra("dspy_ledger.cli.verify", "projector")
+    report = command.run_verify(_settings())
+    if as_json:
+        _print_json(command.as_json(report))
+    else:
+        command.show(report, _console)
+    raise typer.Exit(0 if report.clean else 1)
+
+
+@app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """Tell how far everything is and what is wrong. Exit code 1 when something is.
 
@@ -211,7 +226,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")]
 
     found = collect(_settings())
     if as_json:
-        sys.stdout.buffer.write(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        _print_json(found)
     else:
         show(found, _console)
     raise typer.Exit(1 if found["problems"] else 0)
@@ -239,6 +254,10 @@ def _extra(module: str, extra: str):  # type: ignore[no-untyped-def]  # noqa: AN
 
 def _told(sentence: str) -> None:
     sys.stderr.write(sentence + "\n")  # stdout may be the file
+
+
+def _print_json(content: object) -> None:
+    sys.stdout.buffer.write(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def _relay(name: str, line: str) -> None:

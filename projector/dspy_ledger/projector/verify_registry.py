@@ -1,0 +1,75 @@
+"""Verify the registry: it must hold each content's version as the store tells it, and may hold more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+
+import redis
+
+from dspy_ledger.errors import InvalidInput
+from dspy_ledger.projector.builds import ReadingStore
+from dspy_ledger.projector.catalog import Catalog
+from dspy_ledger.projector.lease import WriterLease
+from dspy_ledger.projector.parking import registrations
+from dspy_ledger.projector.verify_report import Part
+from dspy_ledger.registry_format import decode_known
+from dspy_ledger.settings import Settings
+
+__all__ = ["check_registry"]
+
+_WAIT = 10.0  # seconds for a running projector to come on
+_LOOK_EVERY = 0.05
+_REDIS_TIMEOUT = 5.0
+
+
+def check_registry(settings: Settings, store: ReadingStore, end: int, part: Part) -> None:
+    """Compare with the store up to position ``end``; a Redis that can't be asked is noted only."""
+    catalog = Catalog(registrations(store, "registry", end))
+    wanted = {
+        (program.program_id, digest): content.version
+        for program in catalog.programs.values()
+        for digest, content in program.contents.items()
+    }
+    lines = (
+        f"{program_id}\n{digest}\n{version}\n" for (program_id, digest), version in sorted(wanted.items())
+    )
+    part.position, part.digest = end, sha256("".join(lines).encode()).hexdigest()
+    client = redis.Redis.from_url(
+        settings.redis_url, socket_timeout=_REDIS_TIMEOUT, socket_connect_timeout=_REDIS_TIMEOUT
+    )
+    try:
+        deadline = time.monotonic() + _WAIT
+        while True:
+            differing = list(_registry_differences(client, settings, catalog))
+            if not differing or time.monotonic() >= deadline or not WriterLease.is_held(settings.data_dir):
+                break
+            time.sleep(_LOOK_EVERY)
+    except redis.RedisError as error:
+        part.notes.append(f"not compared: Redis can't be asked ({error})")
+        return
+    finally:
+        client.close()
+    for sentence in differing:
+        part.differs(sentence)
+
+
+def _registry_differences(client: redis.Redis, settings: Settings, catalog: Catalog) -> Iterator[str]:
+    for program in catalog.programs.values():
+        name = program.program_id
+        there: dict[bytes, bytes] = client.hgetall(settings.keys.program(name))  # type: ignore[assignment]
+        states = set(client.hkeys(settings.keys.contents(name)))
+        for digest, content in program.contents.items():
+            what = f"{name} {content.version} ({digest})"
+            value = there.get(digest.encode())
+            if value is None or digest.encode() not in states:
+                yield f"{what} is missing; run `dspy-ledger replay registry`"
+                continue
+            try:
+                version = decode_known(value).version
+            except InvalidInput as error:
+                yield f"{what}: {error}"
+                continue
+            if version != content.version:
+                yield f"{what}: it is {version} there"
