@@ -203,7 +203,7 @@ def raw_append(client: redis.Redis, folder: Path) -> None:
         start = position + 1
         position += len(ids)
         db.executemany(
-            "INSERT INTO events VALUES (?, ?, ?, 't', 's', 'x', 1, 't', 't', ?, 'd')",
+            "INSERT INTO events VALUES (?, ?, ?, 't', 's', 'x', 1, 't', 't', ?, 'd', 0)",
             [
                 (n, i, i, e[b"__data__"])
                 for n, i, e in zip(range(start, position + 1), ids, entries, strict=True)
@@ -324,7 +324,7 @@ def main() -> None:
         limits: list[float] = []
         print(f"{'':36}{'events/s':>10}{'CPU µs/event':>14}{'of XREAD':>10}{'of append':>11}")
         for label, act in rows:
-            client.delete(KEYS.registry_checkpoint, KEYS.stored)
+            client.delete(KEYS.registry_checkpoint, KEYS.stored, KEYS.owner)
             wall, cpu = timed(act, root)
             rate = arguments.events / wall
             limits.append(rate)
