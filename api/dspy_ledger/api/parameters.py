@@ -28,6 +28,7 @@ from dspy_ledger.timestamps import canonical_time
 
 __all__ = [
     "BadParameters",
+    "DeadLetterQuery",
     "EvaluationQuery",
     "ExecutionQuery",
     "ModelQuery",
@@ -169,6 +170,13 @@ class ProducerQuery(PageQuery):
 
     name = "producers"
     key = str
+    as_of: ClassVar[None] = None  # type: ignore[misc]  # no field here
+
+
+class DeadLetterQuery(PageQuery):
+    """Dead letters have no filters, and are told as they are now."""
+
+    name = "deadletters"
     as_of: ClassVar[None] = None  # type: ignore[misc]  # no field here
 
 

@@ -22,7 +22,7 @@ from dspy_ledger.api.parameters import BadParameters, Query
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.errors import StoreError
 from dspy_ledger.settings import Settings
-from dspy_ledger.store import ProducerAccount, SqliteEventStore, StoredEvent
+from dspy_ledger.store import DeadLetter, ProducerAccount, SqliteEventStore, StoredEvent
 from dspy_ledger.timestamps import utc_now
 from dspy_ledger.views import VIEW_VERSION, ViewReader
 
@@ -169,6 +169,17 @@ class Sources:
         """
         try:
             return self._open_store().producers()
+        except sqlite3.Error as error:
+            raise StoreError(f"the event store can't be read ({error}); see to its disk") from error
+
+    def dead_letters(self, limit: int, before: int | None) -> list[DeadLetter]:
+        """The newest dead letters, with an id below ``before``, of now.
+
+        Raises:
+            StoreError: there is no store, or it can't be read.
+        """
+        try:
+            return self._open_store().dead_letters(limit=limit, before=before)
         except sqlite3.Error as error:
             raise StoreError(f"the event store can't be read ({error}); see to its disk") from error
 

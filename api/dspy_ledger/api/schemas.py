@@ -10,6 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 __all__ = [
+    "DeadLetter",
+    "DeadLetterPage",
     "Evaluation",
     "EvaluationPage",
     "Execution",
@@ -306,6 +308,24 @@ class ProducerPage(_Page):
     """Producers by source."""
 
     items: list[Producer]
+
+
+class DeadLetter(_Shape):
+    """An entry of the stream that is no valid event, without its bytes: `dspy-ledger deadletters show`."""
+
+    id: int
+    recorded_at: str
+    stream_id: str
+    source: str | None
+    sequence: int | None
+    reason: str
+    detail: str
+
+
+class DeadLetterPage(_Page):
+    """Dead letters, newest first."""
+
+    items: list[DeadLetter]
 
 
 class Live(_Shape):

@@ -215,6 +215,67 @@ def verify(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")]
     raise typer.Exit(0 if report.clean else 1)
 
 
+deadletters = typer.Typer(
+    help="Entries of the stream that are no events, and events that a projection could not fold.",
+    no_args_is_help=True,
+)
+app.add_typer(deadletters, name="deadletters")
+
+_Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]…", help="As `list` shows them.")]
+_All = Annotated[bool, typer.Option("--all", help="All there are.")]
+
+
+@deadletters.command("list")
+def list_dead_letters(
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most, the newest first.")] = 100,
+    before: Annotated[int | None, typer.Option(help="Only those with an id below.")] = None,
+) -> None:
+    """Show what can't be folded: id, time, source, reason.
+
+    Example: dspy-ledger deadletters list --limit 20
+    """
+    command = _extra("dspy_ledger.cli.deadletters", "projector")
+    found = command.collect(_settings(), limit=limit, before=before)
+    if as_json:
+        _print_json(found)
+    else:
+        command.show(found, _console)
+
+
+@deadletters.command("show")
+def show_dead_letter(name: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")]) -> None:
+    """Print an entry as it came.
+
+    Example: dspy-ledger deadletters show 42
+    """
+    typer.echo(_extra("dspy_ledger.cli.deadletters", "projector").raw(_settings(), name))
+
+
+@deadletters.command("retry")
+def retry_dead_letters(ids: _Ids = None, every: _All = False) -> None:
+    """Read them again: a newer release may know their type. A left-out event has its projection replayed.
+
+    Example: dspy-ledger deadletters retry 42 sql:1234
+    """
+    command = _extra("dspy_ledger.cli.deadletters", "projector")
+    command.retry(_settings(), ids or [], every=every, console=_console)
+
+
+@deadletters.command("drop")
+def drop_dead_letters(
+    ids: _Ids = None,
+    every: _All = False,
+    agreed: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Give dead letters up for good; their places in the producers' accounts stay.
+
+    Example: dspy-ledger deadletters drop 42 --yes
+    """
+    command = _extra("dspy_ledger.cli.deadletters", "projector")
+    command.drop(_settings(), ids or [], every=every, agreed=agreed, ask=typer.confirm, console=_console)
+
+
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """Tell how far everything is and what is wrong. Exit code 1 when something is.

@@ -1,0 +1,34 @@
+"""``/v1/deadletters``: what came over the stream and is no valid event."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from dspy_ledger.api import schemas
+from dspy_ledger.api.parameters import DeadLetterQuery, described, read_query
+from dspy_ledger.api.queries.paging import page
+from dspy_ledger.api.reading import ask, sources_of
+from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.documented import answers
+
+__all__ = ["router"]
+
+_TOLD = ("id", "recorded_at", "stream_id", "source", "sequence", "reason", "detail")
+
+router = APIRouter(prefix="/v1/deadletters", tags=["deadletters"])
+
+
+@router.get(
+    "",
+    summary="Dead letters, newest first, without their bytes",
+    responses=answers(schemas.DeadLetterPage, 400, 503),
+    openapi_extra=described(DeadLetterQuery),
+)
+async def list_dead_letters(request: Request) -> JSONResponse:
+    """Of now, from the event store; `dspy-ledger deadletters` shows their bytes, retries and drops them."""
+    query = read_query(request, DeadLetterQuery)
+    after = query.after()
+    with ask(request) as question:
+        letters = sources_of(request).dead_letters(query.limit + 1, None if after is None else int(after))
+        items = [{name: getattr(letter, name) for name in _TOLD} for letter in letters]
+        return question.answer(page(items, query, "id"))
