@@ -41,6 +41,7 @@ def test_operation_ids_make_good_method_names(document):
         "list_evaluations": "/v1/programs/{program_id}/evaluations",
         "get_program_tree": "/v1/programs/{program_id}/tree",
         "list_producers": "/v1/producers",
+        "list_dead_letters": "/v1/deadletters",
         "is_live": "/health/live",
         "is_ready": "/health/ready",
     }

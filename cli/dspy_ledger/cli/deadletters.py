@@ -89,7 +89,7 @@ def retry(settings: Settings, names: Sequence[str], *, every: bool, console: Con
     if letters is None or letters:
         answer = _ask(settings, "retry", letters)
         console.print(
-            f"{answer['stored']:,} stored, {answer['duplicates']:,} were stored before, {answer['left']:,} stay"
+            f"{answer['stored']:,} stored, {answer['duplicates']:,} stored before, {answer['left']:,} stay"
         )
     for projection in PROJECTIONS:
         if positions := [position for name, position in parked if name == projection]:

@@ -1,0 +1,173 @@
+"""Requests are answered once, in order, in slices, and survive whoever works on them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dspy_ledger.errors import RequestFailed, StoreError
+from dspy_ledger.projector import asking
+from dspy_ledger.projector.asking import carried_out
+from dspy_ledger.projector.lease import WriterLease
+from dspy_ledger.projector.requests import REQUESTS, Clerk, Desk, Progress, Work
+from dspy_ledger.settings import Settings
+from projector.ledgers import execution, kept, ledger
+
+
+def counting(steps: int, worked: list[int]) -> Callable[[Mapping[str, Any]], Work]:
+    def count(arguments: Mapping[str, Any]) -> Work:
+        for n in range(1, steps + 1):
+            worked.append(n)
+            yield Progress(n, steps, "counting")
+        return {"counted": steps, **arguments}
+
+    return count
+
+
+class Clock:
+    """Passes 0.1 s at every look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.1
+        return self.now
+
+
+def test_a_request_is_answered_with_what_its_action_returns(tmp_path: Path) -> None:
+    desk = kept(Desk(tmp_path))
+    clerk = Clerk(desk, {"count": counting(3, [])})
+    asked = desk.ask("count", {"a": 1}, "a test")
+    assert clerk() is True
+    assert clerk() is False
+    request = desk.request(asked)
+    assert request is not None
+    assert (request.state, request.answer, request.problem) == ("done", {"counted": 3, "a": 1}, None)
+
+
+def test_work_is_done_in_slices_and_its_progress_told(tmp_path: Path) -> None:
+    desk, worked = kept(Desk(tmp_path)), []
+    clerk = Clerk(desk, {"count": counting(100, worked)}, clock=Clock())
+    asked = desk.ask("count", {}, "a test")
+    assert clerk() is True
+    assert 1 <= len(worked) <= 3
+    request = desk.request(asked)
+    assert request is not None
+    assert request.progress == Progress(len(worked), 100, "counting")
+
+
+def test_requests_are_answered_one_after_the_other_the_oldest_first(tmp_path: Path) -> None:
+    desk, worked = kept(Desk(tmp_path)), []
+
+    def note(arguments: Mapping[str, Any]) -> Work:
+        for _ in range(5):
+            worked.append(arguments["n"])
+            yield Progress(0, 0)
+        return {}
+
+    clerk = Clerk(desk, {"note": note}, clock=Clock())
+    for n in range(3):
+        desk.ask("note", {"n": n}, "a test")
+    while clerk():
+        pass
+    assert worked == [0] * 5 + [1] * 5 + [2] * 5
+
+
+def test_a_request_that_was_in_work_is_begun_again_by_the_next_writer(tmp_path: Path) -> None:
+    first, worked = kept(Desk(tmp_path)), []
+    asked = first.ask("count", {}, "a test")
+    Clerk(first, {"count": counting(10, worked)}, clock=Clock())()  # and its process is killed
+    second = kept(Desk(tmp_path))
+    clerk = Clerk(second, {"count": counting(10, worked)})
+    while clerk():
+        pass
+    assert worked[-10:] == list(range(1, 11))
+    request = first.request(asked)
+    assert request is not None
+    assert request.state == "done"
+
+
+def test_what_an_action_raises_fails_its_request_only(tmp_path: Path) -> None:
+    desk = kept(Desk(tmp_path))
+
+    def broken(_: Mapping[str, Any]) -> Work:
+        yield Progress(0, 0)
+        raise StoreError("the disk is gone")
+
+    clerk = Clerk(desk, {"broken": broken, "count": counting(1, [])})
+    ids = [desk.ask(action, {}, "a test") for action in ("broken", "unheard of", "count")]
+    while clerk():
+        pass
+    states = [desk.request(each) for each in ids]
+    assert [request and request.state for request in states] == ["failed", "failed", "done"]
+    assert states[0] is not None
+    assert states[0].problem == "the disk is gone"
+    assert states[1] is not None
+    assert "restart it with this release" in str(states[1].problem)
+
+
+def test_requests_that_ended_a_week_ago_are_removed(tmp_path: Path) -> None:
+    now = "2026-11-01T00:00:00.000000Z"
+    desk = kept(Desk(tmp_path, now=lambda: now))
+    clerk = Clerk(desk, {"count": counting(1, [])})
+    old = desk.ask("count", {}, "a test")
+    clerk()
+    now = "2026-11-09T00:00:00.000000Z"
+    new = desk.ask("count", {}, "a test")
+    clerk()
+    assert desk.request(old) is None
+    assert desk.request(new) is not None
+    assert new > old
+
+
+def test_a_damaged_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / REQUESTS).write_bytes(b"no database, but long enough to be looked at as one" * 100)
+    desk = kept(Desk(tmp_path))
+    assert desk.pending() == []
+    assert "can't be read" in caplog.text
+
+
+def test_a_desk_whose_disk_fails_does_not_stop_its_writer(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    clerk = Clerk(desk, {})
+    desk.close()
+    assert clerk() is False
+
+
+def test_nobody_writing_the_asker_does_it_itself(settings: Settings) -> None:
+    ledger(settings.data_dir, [execution("a", 1)])
+    told: list[Progress] = []
+    answer = carried_out(settings, "replay", {"projection": "registry", "retry": []}, "a test", told.append)
+    assert answer["position"] == 1
+    assert not WriterLease.is_held(settings.data_dir)
+
+
+def test_a_request_that_fails_raises_its_reason(settings: Settings) -> None:
+    ledger(settings.data_dir, [execution("a", 1)])
+    arguments = {"projection": "sql", "retry": [], "view": "views-99.db"}
+    with pytest.raises(RequestFailed, match=r"views-99\.db is not there"):
+        carried_out(settings, "replay", arguments, "a test")
+
+
+def test_an_asker_waits_for_a_writer_that_is_there_and_takes_over_when_it_stays_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "_GRACE", 0.3)
+    ledger(settings.data_dir, [execution("a", 1)])
+    lease = WriterLease(settings.data_dir)
+    answers: list[dict[str, Any]] = []
+    arguments = {"projection": "registry", "retry": []}
+    asker = threading.Thread(
+        target=lambda: answers.append(carried_out(settings, "replay", arguments, "a test"))
+    )
+    asker.start()
+    asker.join(0.5)
+    assert asker.is_alive()
+    lease.close()
+    asker.join(10)
+    assert answers[0]["position"] == 1
