@@ -132,6 +132,19 @@ def test_a_stuck_group_with_many_pending_entries_does_not_keep_what_lies_behind_
     assert left(client) == ids[:600]
 
 
+def test_pending_entries_stay_where_others_that_were_pending_are_gone(
+    reader: Reader, client: redis.Redis, trim: Trim
+) -> None:
+    """Redis lists deleted entries as pending too: they took the places of the living in a bounded answer."""
+    ids = add(client, *events(1, 2, 3))
+    reader.read_all()
+    client.xgroup_create(KEYS.events, "slow", "0")
+    client.xreadgroup("slow", "one", {KEYS.events: ">"})
+    client.xdel(KEYS.events, *ids[:2])  # as an erasure does
+    a_moment_passes(client)
+    assert trim() == 1
+
+
 def test_over_the_maximum_length_young_entries_go_before_a_group_loses_any(
     reader: Reader, client: redis.Redis, trim: Trim, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -147,9 +147,16 @@ class Trimming:
         for group in groups if ids else ():
             needed.update(entry_id for entry_id in ids if entry_order(entry_id) > group.delivered)
             if group.pending:
-                pending = self._client.xpending_range(self._stream, group.name, ids[0], ids[-1], len(ids))
-                needed.update(told["message_id"] for told in pending)
+                needed.update(self._pending(group, ids[0], ids[-1]))
         return needed
+
+    def _pending(self, group: _Group, first: bytes, last: bytes) -> Iterator[bytes]:
+        """What a group has read and not acknowledged; more than there are entries, when some were deleted."""
+        while told := self._client.xpending_range(self._stream, group.name, first, last, _AT_ONCE):
+            yield from (entry["message_id"] for entry in told)
+            if len(told) < _AT_ONCE:
+                return
+            first = b"(" + told[-1]["message_id"]
 
     def _delete(self, ids: Sequence[bytes], cut: int) -> bool:
         """Delete them, unless the server is another than the one that they were read from."""
