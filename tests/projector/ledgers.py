@@ -184,4 +184,5 @@ def _any_event(draw: st.DrawFn, n: int) -> Fields:
             model_id=model,
             results=n,
         )
-    return evaluation(f"e{n}", n, program=None, content=None, model_id=None, execution_id=f"e{max(1, n - 1)}")
+    about = draw(st.sampled_from([max(1, n - 1), n + 1]))  # feedback may come before its execution
+    return evaluation(f"e{n}", n, program=None, content=None, model_id=None, execution_id=f"e{about}")
