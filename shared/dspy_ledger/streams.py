@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, get_args
 
 import orjson
@@ -42,6 +42,7 @@ class Reading:
         began: when, canonical time.
         why: what made it begin; None when no earlier one is known.
         added: how many entries the stream was ever given, as last seen; None when the server does not tell.
+        seen: some of the last entries that it had; a server that lacks them was set back.
         until: the last entry there was when the stream had to be read again; None once it was read.
         length: how many entries there were then.
         read: how many of them were read since.
@@ -54,6 +55,7 @@ class Reading:
     began: str
     why: Change | None = None
     added: int | None = None
+    seen: tuple[str, ...] = ()
     until: str | None = None
     length: int = 0
     read: int = 0
@@ -71,8 +73,9 @@ class Reading:
         try:
             told = orjson.loads(text or "")
             reading = cls(**{field.name: told[field.name] for field in fields(cls)})
-            if reading.until is not None:
-                entry_order(reading.until)
+            reading = replace(reading, seen=tuple(reading.seen))
+            for entry_id in (*reading.seen, reading.until or "0"):
+                entry_order(entry_id)
         except (TypeError, KeyError, ValueError, AttributeError):
             return None
         return reading if reading.why is None or reading.why in get_args(Change) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class Sight:
         newest: the id of the last entry; None when there is none.
         added: how many entries it was ever given; None when it does not tell (Redis 6).
         length: how many entries there are.
+        lacks: whether entries that were read from another server are not here, and were not deleted here.
     """
 
     server: str | None
@@ -36,10 +38,16 @@ class Sight:
     newest: str | None = None
     added: int | None = 0
     length: int = 0
+    lacks: bool = False
 
 
-def look_at(client: redis.Redis, stream: str) -> Sight:
+def look_at(client: redis.Redis, stream: str, reading: Reading | None = None) -> Sight:
     """What is there now.
+
+    Args:
+        client: asked several times, on one connection if nothing happens.
+        stream: the stream's key.
+        reading: how the stream was read until now.
 
     Raises:
         RedisError: it could not be asked.
@@ -68,6 +76,7 @@ def look_at(client: redis.Redis, stream: str) -> Sight:
         newest=newest[0].decode() if newest else None,
         added=told.get("entries-added"),
         length=told["length"],
+        lacks=reading is not None and reading.server != server and _lacks(client, stream, told, reading.seen),
     )
 
 
@@ -85,12 +94,23 @@ def change_of(reading: Reading, last_id: str, sight: Sight) -> Change | None:
     if not sight.exists and (last_id != "0" or reading.added):
         return "empty"
     fewer = None not in (sight.added, reading.added) and (sight.added or 0) < (reading.added or 0)
-    if fewer or entry_order(sight.last_id) < entry_order(last_id):
+    if fewer or entry_order(sight.last_id) < entry_order(last_id) or (other and sight.lacks):
         return "set back"
     # It ran before the one that was read gave its last entry: it can't be that one after a restart.
     if other and sight.started is not None and sight.started + 1000 < entry_order(last_id)[0]:
         return "another server"
     return "restarted" if other else None
+
+
+def _lacks(client: redis.Redis, stream: str, told: dict[str, Any], seen: Sequence[str]) -> bool:
+    deleted_upto = told.get("max-deleted-entry-id")
+    if deleted_upto is None:  # Redis 6
+        return False
+    return any(
+        entry_order(entry_id) > entry_order(deleted_upto)
+        and not client.xrange(stream, entry_id, entry_id, count=1)
+        for entry_id in seen
+    )
 
 
 def _identity(client: redis.Redis) -> tuple[str | None, int | None]:

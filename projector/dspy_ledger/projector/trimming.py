@@ -162,7 +162,10 @@ class Trimming:
         """Delete them, unless the server is another than the one that they were read from."""
         reading = self._watch.reading
         # After they were listed: so they are ids that this server gave, and that were read.
-        if reading is None or change_of(reading, self._watch.last_id, look_at(self._client, self._stream)):
+        if reading is None:
+            return False
+        sight = look_at(self._client, self._stream, reading)
+        if change_of(reading, self._watch.last_id, sight) is not None:
             return False
         deleted = self._client.xdel(self._stream, *ids)
         self._watch.trimmed(deleted, cut)

@@ -20,6 +20,8 @@ __all__ = ["Watch"]
 
 _log = logging.getLogger(__name__)
 
+_MOST_SEEN = 5
+
 
 class Watch:
     """Knows the server that the stream is read from, and notices when it was replaced or lost entries.
@@ -65,7 +67,7 @@ class Watch:
             RedisError: it can't be asked.
             StartupError: the stream is another ledger's, or no stream.
         """
-        sight = look_at(self._client, self._keys.events)
+        sight = look_at(self._client, self._keys.events, self.reading)
         self._claim()
         if self._ahead is None:
             self._ahead = self._events_ahead()
@@ -78,7 +80,7 @@ class Watch:
         change = change_of(self.reading, self.last_id, sight)
         self._again = (change, sight) if change else self._again
         if self._again is None:
-            self.reading = replace(self.reading, added=sight.added)
+            self.reading = replace(self.reading, added=sight.added, seen=_seen(sight))
             # The last entry that was to be read may have been deleted meanwhile.
             if sight.newest is None or entry_order(sight.newest) <= entry_order(self.last_id):
                 self._finish()
@@ -98,6 +100,7 @@ class Watch:
             self._now(),
             why,
             added=sight.added,
+            seen=_seen(sight),
             until=None if first else sight.newest,
             length=sight.length,
             ahead=self._ahead or 0,
@@ -112,6 +115,8 @@ class Watch:
         self.last_id = last_id
         if self.reading is None:
             return None
+        if len(self.reading.seen) < _MOST_SEEN:
+            self.reading = replace(self.reading, seen=(*self.reading.seen, last_id))
         if self.reading.until is not None:
             self.reading = replace(self.reading, read=self.reading.read + count)
             if entry_order(last_id) >= entry_order(self.reading.until or "0"):
@@ -166,3 +171,7 @@ class Watch:
             return 0
         marks = {account.source.encode(): account.mark for account in self._store.producers()}
         return sum(max(0, int(mark) - marks.get(source, 0)) for source, mark in told.items())
+
+
+def _seen(sight: Sight) -> tuple[str, ...]:
+    return () if sight.newest is None else (sight.newest,)
