@@ -151,7 +151,7 @@ def test_an_unknown_command_is_a_usage_error(tmp_path) -> None:
     assert run("nope", env=environment(tmp_path), cwd=tmp_path).returncode == 2
 
 
-@pytest.mark.parametrize("name", ["demo", "up", "projector", "api", "status"])
+@pytest.mark.parametrize("name", ["demo", "up", "projector", "api", "status", "export", "import", "forget"])
 def test_every_command_has_help_with_an_example(name, tmp_path) -> None:
     ended = run(name, "--help", env=environment(tmp_path), cwd=tmp_path)
     assert ended.returncode == 0

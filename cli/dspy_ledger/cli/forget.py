@@ -71,7 +71,8 @@ def forget_bodies(
         RequestFailed, StartupError: it can't be done.
         LedgerError: it is done, but a view could not follow yet.
     """
-    selection = Selection(**given, recorded_by=older_than and moment_before(utc_now(), older_than))
+    moment = None if older_than is None else moment_before(utc_now(), older_than)
+    selection = Selection(**given, recorded_by=moment)
     counts = _survey(settings, selection)
     if not any(counts.values()):
         say("there is nothing to erase")
