@@ -428,10 +428,10 @@ class _Sized(bytes):
 
 def test_small_entries_are_soon_asked_for_a_thousand_at_a_time() -> None:
     portion, asked = Portion(1000), []
-    for _ in range(6):
+    for _ in range(8):
         asked.append(portion.count)
         portion.took([{b"d": b"x" * 1400}] * portion.count)
-    assert asked == [100, 200, 400, 800, 1000, 1000]
+    assert asked == [16, 32, 64, 128, 256, 512, 1000, 1000]
 
 
 @given(

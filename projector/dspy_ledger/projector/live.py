@@ -142,7 +142,8 @@ class Live:
             return False
         try:
             lags = self._patience.insist(
-                f"projecting to {name}", lambda: advance(self._store, projection, events, seconds=seconds)
+                f"projecting to {name}",
+                lambda: advance(self._store, projection, events, seconds=seconds, clock=self._clock),
             )
         except LedgerUnavailable as error:
             if name not in self._resting:

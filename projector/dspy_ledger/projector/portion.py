@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 __all__ = ["Portion"]
 
-_FIRST = 100
+_FIRST = 16
 _MOST_BYTES = 8 << 20
 
 
