@@ -44,13 +44,16 @@ def test_operation_ids_make_good_method_names(document):
         "list_dead_letters": "/v1/deadletters",
         "is_live": "/health/live",
         "is_ready": "/health/ready",
+        "get_metrics": "/metrics",
     }
 
 
 def test_every_answer_and_every_problem_is_described(document):
     for path, methods in document["paths"].items():
-        answers = methods["get"]["responses"]
+        answers = dict(methods["get"]["responses"])
         assert "422" not in answers
+        if path == "/metrics":
+            assert set(answers.pop("200")["content"]) == {"text/plain"}
         for status, answer in answers.items():
             kind = "application/json" if status == "200" else "application/problem+json"
             (content,) = answer["content"].items()
@@ -59,7 +62,7 @@ def test_every_answer_and_every_problem_is_described(document):
             assert name in document["components"]["schemas"]
             assert (name == "ProblemDetails") == (status != "200")
         headers = {"Ledger-Position", "Ledger-As-Of"} if path.startswith("/v1") else set()
-        assert set(answers["200"].get("headers", {})) == headers
+        assert set(answers.get("200", {}).get("headers", {})) == headers
 
 
 def test_filters_are_described_with_their_kinds(document):

@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 
 from dspy_ledger.api.problems import ProblemsForCrashes, handle_errors
 from dspy_ledger.api.reading import Sources
-from dspy_ledger.api.routes import deadletters, executions, health, producers, programs
+from dspy_ledger.api.routes import deadletters, executions, health, metrics, producers, programs
 from dspy_ledger.api.routes.documented import with_problem_media_type
 from dspy_ledger.settings import Settings
 
@@ -40,8 +40,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.sources = sources
     # Before programs: there {program_id} would take "executions" for an id.
-    for router in (executions.router, programs.router, producers.router, deadletters.router, health.router):
-        app.include_router(router)
+    for routes in (executions, programs, producers, deadletters, health, metrics):
+        app.include_router(routes.router)
     handle_errors(app)
     app.add_middleware(ProblemsForCrashes)
 

@@ -10,10 +10,10 @@ import logging
 import os
 import sqlite3
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 
@@ -22,7 +22,7 @@ from dspy_ledger.api.parameters import BadParameters, Query
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.errors import StoreError
 from dspy_ledger.settings import Settings
-from dspy_ledger.store import DeadLetter, ProducerAccount, SqliteEventStore, StoredEvent
+from dspy_ledger.store import SqliteEventStore, StoredEvent
 from dspy_ledger.timestamps import utc_now
 from dspy_ledger.views import VIEW_VERSION, ViewReader
 
@@ -41,6 +41,8 @@ _log = logging.getLogger("dspy_ledger.api")
 
 POSITION_HEADER = "Ledger-Position"
 AS_OF_HEADER = "Ledger-As-Of"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Sources:
     """The view, the store and the models file of one app."""
 
     def __init__(self, settings: Settings) -> None:
+        self.data_dir = settings.data_dir
+        self.stream = settings.keys.events
         self.models_file = ModelsFile(settings.models_file)
         self._store_path = settings.store_path
         self._views = ViewReader(settings.data_dir)
@@ -127,10 +131,7 @@ class Sources:
         Raises:
             StoreError: there is no store, it can't be read, or the view was not folded from it.
         """
-        try:
-            event = self._open_store().event_at(position)
-        except sqlite3.Error as error:
-            raise StoreError(f"the event store can't be read ({error}); see to its disk") from error
+        event = self.ask_store(lambda store: store.event_at(position))
         if event is None or any(event.data.get(name) != value for name, value in same.items()):
             raise StoreError(
                 f"the event at position {position} of the store is not the one that the view was folded from;"
@@ -145,12 +146,8 @@ class Sources:
             StoreError: there is no store, it can't be read, it is another ledger's than the view, or the
                 view is not there yet.
         """
-        try:
-            store = self._open_store()
-            at = store.position_at(time)
-        except sqlite3.Error as error:
-            raise StoreError(f"the event store can't be read ({error}); see to its disk") from error
-        if store.ledger_id != question.ledger_id:
+        at, ledger_id = self.ask_store(lambda store: (store.position_at(time), store.ledger_id))
+        if ledger_id != question.ledger_id:
             raise StoreError(
                 "store and view are of two ledgers; see that DATA_DIR and DATABASE_URL are of one ledger,"
                 " and start the projector"
@@ -161,25 +158,14 @@ class Sources:
             )
         return at
 
-    def producers(self) -> list[ProducerAccount]:
-        """Every producer's account, by source.
+    def ask_store(self, question: Callable[[SqliteEventStore], T]) -> T:
+        """What the event store answers, of now.
 
         Raises:
             StoreError: there is no store, or it can't be read.
         """
         try:
-            return self._open_store().producers()
-        except sqlite3.Error as error:
-            raise StoreError(f"the event store can't be read ({error}); see to its disk") from error
-
-    def dead_letters(self, limit: int, before: int | None) -> list[DeadLetter]:
-        """The newest dead letters, with an id below ``before``, of now.
-
-        Raises:
-            StoreError: there is no store, or it can't be read.
-        """
-        try:
-            return self._open_store().dead_letters(limit=limit, before=before)
+            return question(self._open_store())
         except sqlite3.Error as error:
             raise StoreError(f"the event store can't be read ({error}); see to its disk") from error
 

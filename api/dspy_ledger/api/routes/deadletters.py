@@ -29,6 +29,9 @@ async def list_dead_letters(request: Request) -> JSONResponse:
     query = read_query(request, DeadLetterQuery)
     after = query.after()
     with ask(request) as question:
-        letters = sources_of(request).dead_letters(query.limit + 1, None if after is None else int(after))
+        before = None if after is None else int(after)
+        letters = sources_of(request).ask_store(
+            lambda store: store.dead_letters(limit=query.limit + 1, before=before)
+        )
         items = [{name: getattr(letter, name) for name in _TOLD} for letter in letters]
         return question.answer(page(items, query, "id"))

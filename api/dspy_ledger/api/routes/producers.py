@@ -28,6 +28,7 @@ async def list_producers(request: Request) -> JSONResponse:
     query = read_query(request, ProducerQuery)
     after = query.after() or ""
     with ask(request) as question:
-        accounts = [account for account in sources_of(request).producers() if account.source > str(after)]
+        known = sources_of(request).ask_store(lambda store: store.producers())
+        accounts = [account for account in known if account.source > str(after)]
         items = [told(account) for account in accounts[: query.limit + 1]]
         return question.answer(page(items, query, "source"))

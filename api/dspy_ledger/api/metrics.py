@@ -1,0 +1,178 @@
+"""The ledger as Prometheus sees it: positions, lags, losses, and what producers recorded.
+
+Everything is read when it is asked for, from store, view and directory; nothing is counted here, so every
+API process tells the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from dspy_ledger.store import EventStore, ProducerAccount
+from dspy_ledger.streams import Reading
+from dspy_ledger.timestamps import to_datetime
+
+__all__ = ["Gauges", "directory_position", "exposition"]
+
+_RECENT = 3600.0
+"""Seconds after its last event that a producer which lost nothing has lines of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What is told, read at one moment.
+
+    ``positions`` are those of the projections that could be asked; ``reading`` is how the stream is read,
+    None when that is not known.
+    """
+
+    position: int
+    recorded_at: str | None
+    positions: dict[str, int]
+    parked: dict[str, int]
+    dead_letters: int
+    producers: list[ProducerAccount]
+    reading: Reading | None
+
+    @classmethod
+    def read(cls, store: EventStore, stream: str, positions: dict[str, int]) -> Gauges:
+        """Those of a store."""
+        last = store.last_position()
+        newest = store.event_at(last)
+        checkpoint = store.stream_checkpoint(stream)
+        return cls(
+            position=last,
+            recorded_at=newest.recorded_at if newest else None,
+            positions=positions,
+            parked=dict(Counter(parked.projection for parked in store.parked())),
+            dead_letters=store.dead_letter_count(),
+            producers=store.producers(),
+            reading=Reading.decode(checkpoint.server) if checkpoint else None,
+        )
+
+
+def directory_position(data_dir: Path) -> dict[str, int]:
+    """How far the JSON directory is, by its name; empty when there is none."""
+    with suppress(OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return {"directory": int(orjson.loads((data_dir / "directory.json").read_bytes())["position"])}
+    return {}
+
+
+def exposition(gauges: Gauges) -> bytes:
+    """The gauges in Prometheus's text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(gauges))
+    return generate_latest(registry)
+
+
+class _Collector(Collector):
+    def __init__(self, gauges: Gauges) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[Metric]:
+        told = self._gauges
+        yield _one("dspy_ledger_position", "Position of the last event in the store.", told.position)
+        if told.recorded_at is not None:
+            moment = to_datetime(told.recorded_at).timestamp()
+            yield _one("dspy_ledger_last_recorded_seconds", "When it was stored, Unix time.", moment)
+        yield _many(
+            "dspy_ledger_projection_position",
+            "Position up to which a projection is folded.",
+            "projection",
+            told.positions,
+        )
+        yield _many(
+            "dspy_ledger_projection_lag_events",
+            "Events in the store that a projection has not folded yet.",
+            "projection",
+            {name: max(0, told.position - at) for name, at in told.positions.items()},
+        )
+        yield _many(
+            "dspy_ledger_parked_events",
+            "Events that a projection could not fold and left out.",
+            "projection",
+            {**dict.fromkeys(told.positions, 0), **told.parked},
+        )
+        yield _one(
+            "dspy_ledger_dead_letters", "Entries of the stream that are no valid events.", told.dead_letters
+        )
+        yield from self._stream()
+        yield from self._producers()
+
+    def _stream(self) -> Iterator[Metric]:
+        reading = self._gauges.reading
+        if reading is not None:
+            yield _one(
+                "dspy_ledger_stream_read_again",
+                "1 while the stream is read again from its beginning.",
+                int(reading.until is not None),
+            )
+            yield _one(
+                "dspy_ledger_stream_cut_entries",
+                "Entries deleted before every consumer group was done with them, since reading began.",
+                reading.cut,
+            )
+
+    def _producers(self) -> Iterator[Metric]:
+        all_events = GaugeMetricFamily(
+            "dspy_ledger_events",
+            "Sequence numbers of all producers by what became of them; sampled_out never had one.",
+            labels=["state"],
+        )
+        totals: Counter[str] = Counter()
+        own = GaugeMetricFamily(
+            "dspy_ledger_producer_events",
+            "The same of one producer: those that lost events or were seen within the last hour.",
+            labels=["source", "state"],
+        )
+        for account in self._gauges.producers:
+            states = _states(account)
+            totals.update(states)
+            lost = any(states[name] for name in ("dead_lettered", "dropped", "unconfirmed", "missing"))
+            if lost or self._is_recent(account):
+                for state, count in states.items():
+                    own.add_metric([account.source, state], count)
+        for state, count in totals.items():
+            all_events.add_metric([state], count)
+        yield all_events
+        yield own
+
+    def _is_recent(self, account: ProducerAccount) -> bool:
+        newest = self._gauges.recorded_at or account.last_seen
+        return (to_datetime(newest) - to_datetime(account.last_seen)).total_seconds() <= _RECENT
+
+
+def _states(account: ProducerAccount) -> dict[str, int]:
+    return {
+        "recorded": account.last,
+        "stored": account.stored,
+        "dead_lettered": account.dead_lettered,
+        "dropped": _count(account.dropped),
+        "unconfirmed": _count(account.unconfirmed),
+        "missing": _count(account.missing),
+        "sampled_out": account.sampled_out,
+    }
+
+
+def _count(ranges: Iterable[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def _one(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_text, value=value)
+
+
+def _many(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, help_text, labels=[label])
+    for of, value in values.items():
+        family.add_metric([of], value)
+    return family

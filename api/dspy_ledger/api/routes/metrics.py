@@ -1,0 +1,33 @@
+"""``/metrics``: the ledger's state for Prometheus."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from dspy_ledger.api import schemas
+from dspy_ledger.api.metrics import Gauges, directory_position, exposition
+from dspy_ledger.api.reading import sources_of
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["health"])
+
+
+@router.get(
+    "/metrics",
+    summary="Positions, lags, losses and producers' accounts for Prometheus",
+    response_class=Response,
+    responses={
+        200: {"description": "Found.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        503: {"model": schemas.ProblemDetails, "description": "There is no view or event store yet."},
+        "default": {"model": schemas.ProblemDetails, "description": "Any other error."},
+    },
+)
+async def get_metrics(request: Request) -> Response:
+    """Prometheus's text format; a producer has lines of its own for an hour, or when it lost events."""
+    sources = sources_of(request)
+    with sources.question() as question:
+        positions = {"sql": question.position, **directory_position(sources.data_dir)}
+    gauges = sources.ask_store(lambda store: Gauges.read(store, sources.stream, positions))
+    return Response(exposition(gauges), media_type=CONTENT_TYPE_LATEST)
