@@ -10,6 +10,7 @@ from dspy_ledger.database import connect
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import DATA_FIELD
 from dspy_ledger.projector import Catalog, Directory, SqlViews, catch_up
+from dspy_ledger.projector.claims import claimed
 from dspy_ledger.projector.parking import registrations
 from dspy_ledger.registry_format import decode_known
 from dspy_ledger.sequences import SequenceSet
@@ -50,6 +51,12 @@ def _account(producer: Producer, store: SqliteEventStore) -> Iterator[str]:
     """Every number is stored or dead-lettered with its own bytes, or was given up; the account says which."""
     source = producer.source
     stored = {event.sequence: event for event in store.read_all() if event.source == source}
+    dropped = {
+        number
+        for (number,) in store._db.execute(
+            "SELECT sequence FROM dead_letters WHERE dropped_at IS NOT NULL AND source = ?", (source,)
+        )
+    }
     dead = {d.sequence: unpack(d.raw) for d in store.dead_letters(limit=100_000) if d.source == source}
     for number, fields in producer.events.items():
         if number in stored:
@@ -57,13 +64,13 @@ def _account(producer: Producer, store: SqliteEventStore) -> Iterator[str]:
         elif number in dead:
             right = dead[number] == fields
         else:
-            right = number in producer.given_up
+            right = number in producer.given_up or number in dropped
         if not right:
             seen = " after its producer saw it as stored" if number <= producer.mark else ""
             yield f"{source} {number} is lost{seen}"
     reports = [event.data for event in stored.values() if event.type == EVENT_TYPES["ProducerReported"]]
-    known = max([0, *stored, *dead, *(report["last"] for report in reports)])
-    settled = SequenceSet((number, number) for number in stored.keys() | dead.keys())
+    known = max([0, *stored, *dead, *dropped, *(report["last"] for report in reports)])
+    settled = SequenceSet((number, number) for number in stored.keys() | dead.keys() | dropped)
     for report in reports:
         for first, last in (*report["dropped"], *report["unconfirmed"]):
             settled.add(first, last)
@@ -131,5 +138,5 @@ def _leftovers(world: World) -> Iterator[str]:
     for folder in (world.data, world.programs):
         yield from (f"{path} is left over" for path in sorted(folder.rglob("*.tmp")))
     for path in sorted(world.data.glob("views-*.db")):
-        if path != current_view(world.data):
+        if path not in (current_view(world.data), world.data / claimed(world.data, "sql").get("view", "")):
             yield f"{path} is left over"

@@ -103,12 +103,14 @@ class Disk:
     """Everything below ``root``, for code that uses :mod:`os`, :func:`open`, :mod:`pathlib` or the VFS.
 
     Args:
-        root: an empty folder.
+        root: an empty folder in the working folder.
         fate: is asked before every effect.
     """
 
     def __init__(self, root: Path, fate: Fate) -> None:
         self.root = str(root)
+        self._below = f"{root}/"
+        self._here = str(root.parent)
         self.fate = fate
         self.tree = Folder()
         self.deaf_to: Callable[[str, Node], bool] = lambda path, node: False
@@ -167,7 +169,7 @@ class Disk:
 
     def node(self, path: Any) -> Node | None:
         """The file or folder of that path."""
-        text = os.path.abspath(os.fsdecode(path))  # noqa: PTH100  on every effect
+        text = self._absolute(path)
         if text == self.root:
             return self.tree
         spot = self.spot(text)
@@ -180,8 +182,8 @@ class Disk:
         text = os.fsdecode(path)
         if dir_fd is not None and dir_fd in self._open:
             text = f"{self._open[dir_fd][0]}/{text}"
-        text = os.path.abspath(text)  # noqa: PTH100
-        if not text.startswith(self.root + "/"):
+        text = self._absolute(text)
+        if not text.startswith(self._below):
             return None
         folder = self.tree
         *parents, name = text[len(self.root) + 1 :].split("/")
@@ -219,7 +221,12 @@ class Disk:
 
     def short(self, path: Any) -> str:
         """The path below the root, for the log."""
-        return os.path.abspath(os.fsdecode(path))[len(self.root) + 1 :] or "."  # noqa: PTH100
+        return self._absolute(path)[len(self._below) :] or "."
+
+    def _absolute(self, path: Any) -> str:
+        """Nobody goes up by ``..`` here, and :func:`os.path.abspath` takes its time."""
+        text = os.fsdecode(path)
+        return text if text.startswith("/") else f"{self._here}/{text}"
 
     def open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         """:func:`os.open`."""
@@ -248,7 +255,7 @@ class Disk:
         return do()
 
     def _opened(self, path: Any, node: Node, descriptor: int) -> int:
-        self._open[descriptor] = os.path.abspath(os.fsdecode(path)), node  # noqa: PTH100
+        self._open[descriptor] = self._absolute(path), node
         return descriptor
 
     def close(self, descriptor: int) -> None:

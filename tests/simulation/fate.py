@@ -66,13 +66,14 @@ class Fate:
         self._crash_at, self._broken, self.full = None, range(0), False
 
     def reborn(self) -> None:
-        """A new process starts."""
+        """A new process starts, after a while."""
+        self.waited()
         self.dead = self.blamed = False
-        self._crash_at = None
 
     def die(self) -> None:
         """The process ends now."""
         self.dead = True
+        self._crash_at = None
         self.note("crash")
         raise Crash
 

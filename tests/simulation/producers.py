@@ -93,6 +93,13 @@ class Producer:
         )
         self.held.add(self.last)
 
+    def lose_some(self, count: int) -> None:
+        """Some of the write-ahead file can't be read any more; nobody can say which numbers those were."""
+        at = self._dice.randrange(self.last + 1)
+        lost = [number for number in sorted(self.held) if number >= at][:count]
+        self.given_up.update(lost)
+        self.held.difference_update(lost)
+
     def lose(self) -> None:
         """The host is gone with its disk."""
         self.given_up |= self.held
@@ -134,6 +141,7 @@ class Producer:
                 usage=dice.choice(({}, {"input_tokens": n, "output_tokens": 2.5})),
                 latency_ms=dice.choice((0.1, 0.7, n)), status=dice.choice(("ok", "error")),
                 body=dice.choice((None, {"inputs": {"q": "x" * dice.randrange(2000)}, "calls": []}, [n])),
+                session_id=dice.choice((None,) * 60 + ("fold", "execution_line")),
             )  # fmt: skip
         data = made[b"__data__"].replace(b'"/producers/host/a"', b'"%s"' % self.source.encode())
         if kind == "g":

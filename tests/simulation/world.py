@@ -7,28 +7,40 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from threading import Event
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
-import orjson
 import redis
 
 from dspy_ledger import database, files, timestamps
-from dspy_ledger.errors import StoreError
+from dspy_ledger.errors import RequestFailed, StartupError, StoreError
+from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import DATA_FIELD, Keys
-from dspy_ledger.projector import Directory, Live, Patience, Registry, SqlViews, catch_up
-from dspy_ledger.projector import projection as projection_module
-from dspy_ledger.projector import registry as registry_module
-from dspy_ledger.projector.trimming import Trimming
-from dspy_ledger.projector.watch import Watch
-from dspy_ledger.store import SqliteEventStore
-from dspy_ledger.wire import unpack
+from dspy_ledger.projector import (
+    Live,
+    Worker,
+    catch_up,
+    claims,
+    directory,
+    office,
+    projection,
+    reconcile,
+    registry,
+    view,
+)
+from dspy_ledger.projector.replay import PROJECTIONS, replay
+from dspy_ledger.projector.requests import Desk
+from dspy_ledger.sequences import SequenceSet
+from dspy_ledger.settings import load_settings
+from dspy_ledger.store import SqliteEventStore, sqlite
+from dspy_ledger.wire import pack
 from simulation.broker import Client, Server
 from simulation.databases import Databases
 from simulation.disk import Disk
@@ -38,6 +50,7 @@ from simulation.producers import Producer
 __all__ = ["Failure", "World"]
 
 KEYS = Keys("test")
+_EXECUTED = EVENT_TYPES["ExecutionCompleted"]
 _START = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
@@ -59,28 +72,18 @@ class _Halt(Event):
 
 
 class Process:
-    """The projector, as :mod:`dspy_ledger.projector.worker` puts it together."""
+    """The projector, put together by the :class:`Worker` itself; its loop is the schedule's."""
 
     def __init__(self, world: World) -> None:
-        self.store = SqliteEventStore(world.data / "ledger.db", now=world.now, new_id=world.new_id)
-        client: Any = Client(world.server, "projector")
-        views = SqlViews(world.data, self.store)
-        directory = Directory(world.programs, world.data, self.store)
-        registry = Registry(client, KEYS, self.store)
-        self.projections = [views, directory, registry]
-        watch = Watch(self.store, KEYS, client, world.now)
-        keep, most = world.trimming
-        trimming = Trimming(client, KEYS.events, watch, keep=keep, most=most, clock=world.monotonic)
-        self.live = Live(
-            self.store,
-            KEYS,
-            client,
-            self.projections,
-            Patience(_Halt(world)),
-            world.monotonic,
-            chores=[trimming],
-            watch=watch,
-        )
+        self._worker = Worker(world.settings)
+        self._worker._halt = _Halt(world)
+        try:
+            self.live: Live = self._worker._open()
+        except BaseException:
+            self.close()
+            raise
+        self.store: SqliteEventStore = self.live._store
+        self.projections = self.live._projections
         self.cursor: str | None = None
         """After which entry it reads; None before it has looked at the stream."""
 
@@ -97,9 +100,7 @@ class Process:
 
     def close(self) -> None:
         """End in good order."""
-        for projection in self.projections:
-            projection.close()
-        self.store.close()
+        self._worker._resources.close()
 
 
 class World:
@@ -133,14 +134,24 @@ class World:
         self.server.on_delete = self._check_deletion
         self.producers: list[Producer] = []
         self.process: Process | None = None
-        self.trimming = dice.choice((0.0, 2.0, 600.0)), dice.choice((0, 0, 10))
-        """How old entries have to be, seconds, and how many may stay."""
+        self.settings = load_settings(
+            _env_file=None,
+            data_dir=self.data,
+            programs_dir=self.programs,
+            stream_prefix=KEYS.prefix,
+            stream_keep=dice.choice((0.0, 2.0, 600.0)),
+            stream_max_length=dice.choice((0, 0, 10)),
+            retention_days=dice.choice((None, None, 1)),
+        )
+        self.poison = True
+        """Whether there are events that break a projection."""
         self.promised: dict[int, str] = {}
         """Position → event id, as it was after an append returned."""
         self._seconds = 0.0
         self._back = 0.0
-        self._ids = self._lives = 0
+        self._ids = self._lives = self._boots = 0
         self._snapshots: list[dict[str, Any]] = []
+        self._silenced = False
         self._knobs = {
             "wal_autocheckpoint": dice.choice((1, 4, 16, 64, 1000)),
             "cache_size": dice.choice((4, 64, 2000)),
@@ -157,7 +168,7 @@ class World:
             for _ in range(self.dice.randrange(1, 4)):
                 self._join()
             steps = self._steps()
-            weights = [self.dice.random() ** 3 * weight for _, weight in steps]
+            weights = [(0.1 + self.dice.random() ** 2) * weight for _, weight in steps]
             for _ in range(self.dice.randrange(20, 120)):
                 [(step, _)] = self.dice.choices(steps, weights)
                 self.fate.note(step.__name__)
@@ -187,19 +198,54 @@ class World:
             replace = partial(_replaced, stack)
             replace(os, "urandom", ids.randbytes)
             replace(os, "getpid", lambda: self._lives)
-            replace(files, "threading", SimpleNamespace(get_ident=lambda: 1))
+            for module in (files, reconcile):
+                replace(module, "threading", SimpleNamespace(get_ident=lambda: 1))
             replace(sys, "unraisablehook", lambda _: None)  # SQLite does not pass every failure on
-            replace(time, "monotonic", self.monotonic)
-            replace(timestamps, "time_ns", self._nanoseconds)
+            self._replace_clocks(stack)
+            replace(sqlite, "uuid7", self.new_id)
+            replace(claims, "_BOOT_ID", SimpleNamespace(read_text=lambda _: f"boot {self._boots}"))
+            replace(office, "redis", SimpleNamespace(Redis=SimpleNamespace(from_url=self._client)))
+            replace(view, "fold", self._poisoned(view.fold))
+            replace(directory, "execution_line", self._poisoned(directory.execution_line))
             replace(database, "sqlite3", SimpleNamespace(connect=self.databases.connect))
-            replace(registry_module, "_PER_TRANSACTION", self.dice.choice((1, 3, 100)))
-            for function in (projection_module.advance, catch_up):
+            replace(registry, "_PER_TRANSACTION", self.dice.choice((1, 3, 100)))
+            for function in (projection.advance, catch_up):
                 changed = {"clock": self.monotonic, "batch": self.dice.choice((1, 7, 2000))}
                 defaults = dict(function.__kwdefaults__)
                 function.__kwdefaults__.update({n: v for n, v in changed.items() if n in defaults})
                 stack.callback(function.__kwdefaults__.update, defaults)
             with self._broken(self):
                 yield
+
+    def _replace_clocks(self, stack: ExitStack) -> None:
+        """Where a clock is a default argument it was bound long ago."""
+        real = time.monotonic
+        for function in _functions_with(real):
+            held = function.__kwdefaults__ or {}
+            for name in [name for name, value in held.items() if value is real]:
+                held[name] = self.monotonic
+                stack.callback(held.__setitem__, name, real)
+            defaults = function.__defaults__ or ()
+            if real in defaults:
+                stack.callback(setattr, function, "__defaults__", defaults)
+                function.__defaults__ = tuple(self.monotonic if v is real else v for v in defaults)
+        _replaced(stack, time, "monotonic", self.monotonic)
+        _replaced(stack, time, "sleep", self._sleep)
+        _replaced(stack, timestamps, "time_ns", self._nanoseconds)
+
+    def _client(self, _: str, **__: object) -> Client:
+        return Client(self.server, "projector")
+
+    def _poisoned(self, fold: Callable[..., Any]) -> Callable[..., Any]:
+        """A fold with a bug that some events bring out."""
+
+        def folding(events: Any, *args: Any, **options: Any) -> Any:
+            for event in events if isinstance(events, list | tuple) else [events]:
+                if self.poison and event.type == _EXECUTED and event.data.get("session_id") == fold.__name__:
+                    raise ValueError("a bug")
+            return fold(events, *args, **options)
+
+        return folding
 
     def _rewrite(self, statement: str) -> str:
         if statement.startswith("PRAGMA ") and "=" in statement:
@@ -213,6 +259,12 @@ class World:
     def pass_time(self, seconds: float) -> None:
         self._seconds += seconds
         self.server.milliseconds += int(seconds * 1000)
+
+    def _sleep(self, seconds: float) -> None:
+        """Who waits for the projector lets it work."""
+        self.pass_time(seconds)
+        if self.process is not None:
+            self.process.live.tidy()
 
     def monotonic(self) -> float:
         self._seconds += 0.0001
@@ -237,7 +289,10 @@ class World:
             act()
         except Crash:
             self._ended(power=self.dice.random() < 0.7)
-        except (OSError, sqlite3.Error, StoreError) as error:
+        except RequestFailed as error:
+            if not self.fate.blamed and not self._silenced:
+                raise Failure(f"a request failed for no reason: {error}") from error
+        except (OSError, sqlite3.Error, StoreError, StartupError) as error:
             if not self.fate.blamed:
                 raise Failure(
                     f"the projector gives up for no reason: {type(error).__name__}: {error}"
@@ -255,6 +310,7 @@ class World:
             raise Failure(f"an effect was not recorded: {blind}")
         if power:
             self.fate.note("power cut")
+            self._boots += 1
             self.disk.lose_power()
         self.fate.reborn()
 
@@ -282,11 +338,11 @@ class World:
 
     def _steps(self) -> list[tuple[Callable[[], None], float]]:
         return [
-            (self._produce, 10),
-            (self._deliver, 14),
+            (self._produce, 14),
+            (self._deliver, 24),
             (self._redeliver, 2),
             (self._tidy, 5),
-            (self._arm_crash, 6),
+            (self._arm_crash, 5),
             (self._arm_errors, 2),
             (self._fill_disk, 2),
             (self._restart, 2),
@@ -298,10 +354,15 @@ class World:
             (self._empty_broker, 0.5),
             (self._join, 1),
             (self._drop, 1),
-            (self._lose_host, 0.5),
+            (self._lose_host, 0.3),
+            (self._lose_segment, 0.3),
             (self._litter, 1),
             (self._lose_views, 1),
             (self._other_consumer, 3),
+            (self._replay, 1.5),
+            (self._forget, 1.5),
+            (self._mend, 0.5),
+            (self._let_hours_pass, 1),
         ]
 
     def _produce(self) -> None:
@@ -366,7 +427,7 @@ class World:
         self.fate.crash_in(self.dice.choice((1, 10, 40, 150)) + self.dice.randrange(1, 30))
 
     def _arm_errors(self) -> None:
-        self.fate.break_in(self.dice.randrange(1, 60), self.dice.choice((1, 1, 3, 60)))
+        self.fate.break_in(self.dice.randrange(1, 60), self.dice.choice((1, 1, 3, 20)))
 
     def _fill_disk(self) -> None:
         self.fate.fill(self.dice.randrange(1, 12))
@@ -380,6 +441,7 @@ class World:
 
     def _silence_broker(self) -> None:
         self.server.refuses = self.dice.randrange(1, 25)
+        self._silenced = True
 
     def _snapshot_broker(self) -> None:
         self._snapshots.append(self.server.snapshot())
@@ -409,6 +471,9 @@ class World:
     def _lose_host(self) -> None:
         self.dice.choice(self.producers).lose()
 
+    def _lose_segment(self) -> None:
+        self.dice.choice(self.producers).lose_some(self.dice.randrange(1, 4))
+
     def _litter(self) -> None:
         """Somebody else writes into the stream."""
         self.server._xadd(
@@ -423,18 +488,53 @@ class World:
         self.server._xack(KEYS.events, name, *(i for i in read if self.dice.random() < 0.7))
 
     def _check_deletion(self, client: str, entries: dict[Any, dict[bytes, bytes]]) -> None:
-        """Only what is stored may leave the stream, and only what every group is done with."""
+        """Only what is settled may leave the stream, and only what every group is done with."""
         assert self.process is not None
-        store = self.process.store
-        letters = [unpack(letter.raw) for letter in store.dead_letters(limit=100_000)]
+        db = self.process.store._db
+        # The digest stays when a dead letter is dropped.
+        buried = {digest for (digest,) in db.execute("SELECT digest FROM dead_letters")}
         for entry_id, fields in entries.items():
-            if fields not in letters:
-                envelope = orjson.loads(fields[DATA_FIELD])
-                if store.event(envelope["id"]) is None:
-                    raise Failure(f"entry {entry_id} was deleted, and is not stored")
+            payload = fields.get(DATA_FIELD, b"")
+            digests = {sha256(raw).hexdigest() for raw in (payload, pack(fields))}
+            stored = db.execute("SELECT 1 FROM events WHERE digest = ?", (sha256(payload).hexdigest(),))
+            if not digests & buried and not stored.fetchone():
+                raise Failure(f"entry {entry_id} was deleted, and is not stored")
             for name, group in self.server.stream(KEYS.events).groups.items():
-                if not self.trimming[1] and (entry_id in group.pending or entry_id > group.delivered):
+                if not self.settings.stream_max_length and (
+                    entry_id in group.pending or entry_id > group.delivered
+                ):
                     raise Failure(f"entry {entry_id} was deleted, and group {name!r} was not done with it")
+
+    def _replay(self) -> None:
+        """An operator has a projection built anew, with the projector running or not."""
+        if self.settings.store_path.exists():
+            replay(self.settings, self.dice.choice(PROJECTIONS), fresh=self.dice.random() < 0.3)
+
+    def _mend(self) -> None:
+        """A release without the bug: what was parked is tried again."""
+        self.poison = False
+        if self.process is None:
+            return
+        for name in ("sql", "directory"):
+            if parked := [event.position for event in self.process.store.parked(name)]:
+                replay(self.settings, name, retry=parked)
+
+    def _forget(self) -> None:
+        """Somebody asks for an erasure, and does not wait for the answer."""
+        if self.process is None:
+            return
+        producer = self.dice.choice(self.producers)
+        selection = {
+            "execution": self.dice.choice(producer.ids or ["none"]),
+            "program": self.dice.choice(("p", "q")),
+            "recorded_by": self.now(),
+        }
+        name = self.dice.choice(("execution", "execution", "program", "recorded_by"))
+        with closing(Desk(self.data)) as desk:
+            desk.ask("forget", {name: selection[name]}, "somebody")
+
+    def _let_hours_pass(self) -> None:
+        self.pass_time(self.dice.choice((3700.0, 90_000.0)))
 
     def _lose_views(self) -> None:
         """An operator deletes what is disposable, with the projector stopped."""
@@ -467,13 +567,34 @@ class World:
             for producer in self.producers:
                 producer.read_mark()
             assert self.process is not None
-            last = self.process.store.last_position()
-            if not any(p.held for p in self.producers) and all(
-                p.position() == last for p in self.process.projections
-            ):
+            store = self.process.store
+            last, due = store.last_position(), self._due(store)
+            if not due and all(p.position() == last for p in self.process.projections):
                 return
-        held = {producer.source: sorted(producer.held)[:5] for producer in self.producers if producer.held}
-        raise Failure(f"it does not come to rest: held {held}")
+        raise Failure(f"it does not come to rest: {due or 'a view does not follow'}")
+
+    def _due(self, store: SqliteEventStore) -> dict[str, list[int]]:
+        """What producers hold and the store does not know; or knows, and they were not told."""
+        accounts = {account.source: account for account in store.producers()}
+        due = {}
+        for producer in self.producers:
+            account = accounts.get(producer.source)
+            settled = SequenceSet(account.ranges if account else ())
+            waiting = [n for n in sorted(producer.held) if n not in settled or n <= settled.mark]
+            if waiting:
+                due[producer.source] = waiting
+        return due
+
+
+@cache
+def _functions_with(default: object) -> list[FunctionType]:
+    """Every function and method of the product with such a default argument."""
+    found = []
+    for module in [module for name, module in sys.modules.items() if name.startswith("dspy_ledger.")]:
+        for value in list(vars(module).values()):
+            members = vars(value).values() if isinstance(value, type) else [value]
+            found += [member for member in members if isinstance(member, FunctionType)]
+    return [f for f in found if default in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values())]
 
 
 def _replaced(stack: ExitStack, owner: Any, name: str, value: Any) -> None:
