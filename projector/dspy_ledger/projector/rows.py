@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from dspy_ledger.projector.catalog import Catalog, Program
 from dspy_ledger.store import StoredEvent
 from dspy_ledger.timestamps import canonical_time
 
-__all__ = ["HourKey", "RollUp", "Row", "Rows", "fold"]
+__all__ = ["HourKey", "Row", "Rows", "fold"]
 
 _REGISTERED = EVENT_TYPES["ProgramRegistered"]
 _EXECUTED = EVENT_TYPES["ExecutionCompleted"]
@@ -30,35 +31,11 @@ HourKey = tuple[str, str, str, str, str]
 
 
 @dataclass(slots=True)
-class RollUp:
-    """What executions add to the roll-ups; ``latencies`` are counts by bucket of the histogram."""
-
-    executions: int = 0
-    errors: int = 0
-    input_known: int = 0
-    input_tokens: int = 0
-    output_known: int = 0
-    output_tokens: int = 0
-    cost_known: int = 0
-    cost: int = 0
-    latency: int = 0
-    latencies: dict[int, int] = field(default_factory=dict)
-
-    def sums(self) -> tuple[int, ...]:
-        """The columns that ``totals`` and ``hours`` have in common, after the key."""
-        return (
-            self.executions, self.errors, self.input_known, min(self.input_tokens, _MOST_TOTAL),
-            self.output_known, min(self.output_tokens, _MOST_TOTAL), self.cost_known,
-            min(self.cost, _MOST_TOTAL), min(self.latency, _MOST_TOTAL),
-        )  # fmt: skip
-
-
-@dataclass(slots=True)
 class Rows:
     """What a batch adds to each table, as parameters in the order of the table's columns.
 
-    The tables' triggers close the rows that new ones replace. ``hours`` is what the batch adds to each
-    roll-up, to be added to what there is.
+    The tables' triggers close the rows that new ones replace. ``hours`` are the executions by the roll-up
+    that they go to.
     """
 
     programs: list[Row] = field(default_factory=list)
@@ -67,18 +44,18 @@ class Rows:
     wordings: list[Row] = field(default_factory=list)
     executions: list[Row] = field(default_factory=list)
     evaluations: list[Row] = field(default_factory=list)
-    hours: dict[HourKey, RollUp] = field(default_factory=dict)
+    hours: defaultdict[HourKey, list[Row]] = field(default_factory=lambda: defaultdict(list))
 
-    def hour_rows(self) -> list[Row]:
-        """Parameters for ``hours``."""
-        return [(*key, *rollup.sums(), encode(rollup.latencies)) for key, rollup in self.hours.items()]
-
-    def total_rows(self) -> list[Row]:
-        """Parameters for ``totals``: some keys more than once, since they are of each hour."""
-        return [
-            (program_id, content_hash, model_id, *rollup.sums())
-            for (program_id, _, content_hash, model_id, _), rollup in self.hours.items()
-        ]
+    def roll_ups(self) -> tuple[list[Row], list[Row]]:
+        """What the batch adds to the rows of ``totals`` (to some of them more than once) and of ``hours``."""
+        totals, hours = [], []
+        for key, executions in self.hours.items():
+            latencies = [_whole(row[_LATENCY] * 1e3) for row in executions]
+            sums = _sums(executions, latencies)
+            program_id, _, content_hash, model_id, _ = key
+            totals.append((program_id, content_hash, model_id, *sums))
+            hours.append((*key, *sums, encode(Counter(map(bucket_of, latencies)))))
+        return totals, hours
 
 
 def fold(batch: Sequence[StoredEvent], catalog: Catalog) -> Rows:
@@ -155,51 +132,40 @@ def _fold_execution(event: StoredEvent, rows: Rows) -> None:
     data = envelope["data"]
     get = data.get
     program_id, content_hash, model_id = data["program_id"], get("content_hash"), get("model_id")
-    status, latency, cost, environment = (
-        data["status"],
-        data["latency_ms"],
-        get("cost_usd"),
-        envelope.get("environment"),
-    )
     model, error, usage = get("model_info") or _NOTHING, get("error") or _NOTHING, get("usage") or _NOTHING
-    input_tokens, output_tokens = usage.get("input_tokens"), usage.get("output_tokens")
-    key = (program_id, event.time[:_HOUR], content_hash or "", model_id or "", environment or "")
-    rollup = rows.hours.get(key)
-    if rollup is None:
-        rollup = rows.hours[key] = RollUp()
-    rollup.executions += 1
-    if status == "error":
-        rollup.errors += 1
-    if input_tokens is not None:
-        input_tokens = _whole(input_tokens)
-        rollup.input_known += 1
-        rollup.input_tokens += input_tokens
-    if output_tokens is not None:
-        output_tokens = _whole(output_tokens)
-        rollup.output_known += 1
-        rollup.output_tokens += output_tokens
-    if cost is not None:
-        cost = float(cost)
-        rollup.cost_known += 1
-        rollup.cost += _whole(cost * 1e12)
-    latency = float(latency)
-    microseconds = _whole(latency * 1e3)
-    rollup.latency += microseconds
-    bucket = bucket_of(microseconds)
-    rollup.latencies[bucket] = rollup.latencies.get(bucket, 0) + 1
-    rows.executions.append(
-        (
-            event.position, data["execution_id"], program_id, content_hash, get("program_name"), model_id,
-            model.get("provider"), model.get("base_model"), model.get("model_name"), status,
-            error.get("type"), error.get("message"), canonical_time(data["started_at"]), event.time, latency,
-            input_tokens, output_tokens, cost, bool(get("model_pinned")), get("trace_id"),
-            get("session_id"), get("user_id"), _tags(data), environment, envelope.get("service"),
-            envelope.get("release"),
-        )
+    cost, time, environment = get("cost_usd"), event.time, envelope.get("environment")
+    row = (
+        event.position, data["execution_id"], program_id, content_hash, get("program_name"), model_id,
+        model.get("provider"), model.get("base_model"), model.get("model_name"), data["status"],
+        error.get("type"), error.get("message"), canonical_time(data["started_at"]), time,
+        float(data["latency_ms"]), _tokens(usage.get("input_tokens")), _tokens(usage.get("output_tokens")),
+        None if cost is None else float(cost), bool(get("model_pinned")), get("trace_id"), get("session_id"),
+        get("user_id"), _tags(data), environment, envelope.get("service"), envelope.get("release"),
     )  # fmt: skip
+    rows.executions.append(row)
+    rows.hours[program_id, time[:_HOUR], content_hash or "", model_id or "", environment or ""].append(row)
 
 
 _NOTHING: dict[str, Any] = {}
+_STATUS, _LATENCY, _INPUT, _OUTPUT, _COST = 9, 14, 15, 16, 17  # columns of an execution's row
+
+
+def _sums(executions: list[Row], latencies: list[int]) -> Row:
+    """The columns that ``totals`` and ``hours`` have in common, after the key."""
+    failed = [row[_STATUS] for row in executions].count("error")
+    inputs = [row[_INPUT] for row in executions if row[_INPUT] is not None]
+    outputs = [row[_OUTPUT] for row in executions if row[_OUTPUT] is not None]
+    costs = [_whole(row[_COST] * 1e12) for row in executions if row[_COST] is not None]
+    known = [number for each in (inputs, outputs, costs) for number in (len(each), _sum(each))]
+    return len(executions), failed, *known, _sum(latencies)
+
+
+def _sum(numbers: list[int]) -> int:
+    return min(sum(numbers), _MOST_TOTAL)
+
+
+def _tokens(count: float | None) -> int | None:
+    return None if count is None else _whole(count)
 
 
 def _whole(number: float) -> int:

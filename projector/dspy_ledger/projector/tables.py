@@ -47,5 +47,6 @@ def write(db: sqlite3.Connection, rows: Rows) -> None:
     db.executemany(_WORDING, rows.wordings)
     db.executemany(_EXECUTION, rows.executions)
     db.executemany(_EVALUATION, rows.evaluations)
-    db.executemany(_TOTAL, rows.total_rows())
-    db.executemany(_HOUR, rows.hour_rows())
+    totals, hours = rows.roll_ups()
+    db.executemany(_TOTAL, totals)
+    db.executemany(_HOUR, hours)
