@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -124,4 +125,35 @@ def test_events_that_a_view_stores_itself_reach_the_others(tmp_path: Path, now: 
     append(store, [execution("own", 1)])
     live.tidy()
     assert view.at == 1
+    client.close()
+
+
+def test_a_view_that_cant_be_reached_is_told_once_and_not_for_a_single_failure(
+    tmp_path: Path, now: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker may end a moment before the projector does: that is no news."""
+
+    class Unreachable(Slow):
+        reachable = False
+
+        def position(self) -> int:
+            if not self.reachable:
+                raise LedgerUnavailable("down")
+            return super().position()
+
+    view = Unreachable(now)
+    live, client = live_of(ledger(tmp_path), view)
+    with caplog.at_level(logging.INFO):
+        live.tidy()
+        assert not caplog.records
+        for _ in range(4):
+            now[0] += 60
+            live.tidy()
+        view.reachable = True
+        now[0] += 60
+        live.tidy()
+    assert [record.getMessage() for record in caplog.records] == [
+        "projection slow falls behind, it catches up later: down",
+        "projection slow can be reached again",
+    ]
     client.close()

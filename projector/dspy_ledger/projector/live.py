@@ -22,7 +22,7 @@ __all__ = ["Chore", "Live"]
 _log = logging.getLogger(__name__)
 
 # Seconds.
-_LONGEST_REST = 10.0
+_SECOND_REST, _LONGEST_REST = 1.0, 10.0
 _LOOK_EVERY = 0.9
 _TELL_EVERY = 5.0
 
@@ -146,11 +146,9 @@ class Live:
                 lambda: advance(self._store, projection, events, seconds=seconds, clock=self._clock),
             )
         except LedgerUnavailable as error:
-            if name not in self._resting:
-                _log.warning("projection %s falls behind, it catches up later: %s", name, error)
-            self._rest(projection)
+            self._rest(name, error)
             return False
-        if self._resting.pop(name, None):
+        if self._resting.pop(name, (0.0, 0.0))[1] > _SECOND_REST:
             _log.info("projection %s can be reached again", name)
         self._tell(projection, lags=lags)
         return lags
@@ -165,9 +163,12 @@ class Live:
             self._told[name] = now
             _log.info("%s is at %d of %d", name, projection.position(), self._store.last_position())
 
-    def _rest(self, projection: Projection) -> None:
-        _, rest = self._resting.get(projection.name, (0.0, 0.5))
-        self._resting[projection.name] = (self._clock() + rest, min(rest * 2, _LONGEST_REST))
+    def _rest(self, name: str, error: LedgerUnavailable) -> None:
+        """Leave a projection be for a while; said at its second failure: the first may be the very end."""
+        _, rest = self._resting.get(name, (0.0, _SECOND_REST / 2))
+        if rest == _SECOND_REST:
+            _log.warning("projection %s falls behind, it catches up later: %s", name, error)
+        self._resting[name] = (self._clock() + rest, min(rest * 2, _LONGEST_REST))
 
     def _publish_marks(self) -> None:
         if not self._unpublished:
