@@ -1,0 +1,132 @@
+"""What status prints: the accounts that matter, and nobody's table flooded by processes long gone."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import orjson
+import pytest
+from rich.console import Console
+
+from dspy_ledger.cli.status import collect, count_of
+from dspy_ledger.cli.status_text import show
+from dspy_ledger.projector.requests import Desk
+from dspy_ledger.settings import Settings
+from dspy_ledger.store import SqliteEventStore, StreamCheckpoint
+from dspy_ledger.streams import Reading
+from dspy_ledger.timestamps import utc_now
+from projector.ledgers import append, event, execution
+
+LONG_AGO = "2026-01-01T00:00:00.000000Z"
+
+
+def told(status: dict[str, Any]) -> str:
+    out = io.StringIO()
+    show(status, Console(file=out, width=200, highlight=False, soft_wrap=True))
+    return out.getvalue()
+
+
+@pytest.fixture
+def store(settings: Settings) -> SqliteEventStore:
+    settings.data_dir.mkdir()
+    return SqliteEventStore(settings.store_path)
+
+
+def producer(name: str, **account: object) -> dict[str, Any]:
+    complete = {
+        "source": f"/producers/host/{name}", "recorded": 10, "stored": 10, "dead_lettered": 0, "dropped": [],
+        "unconfirmed": [], "sampled_out": 0, "missing": [], "stored_mark": 10, "first_seen": LONG_AGO,
+        "last_seen": LONG_AGO,
+    }  # fmt: skip
+    return {**complete, **account}
+
+
+def status_of(*producers: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "ledger_id": "x", "position": 0, "projector_running": True, "dead_letters": 0,
+        "broker": {"url": "u", "up": False}, "projections": {}, "lag": {}, "parked": {}, "requests": [],
+        "producers": list(producers), "problems": [],
+    }  # fmt: skip
+
+
+def test_producers_long_silent_and_complete_are_one_line() -> None:
+    many = [producer(f"old-{n}") for n in range(1000)]
+    text = told(status_of(*many, producer("now", last_seen=utc_now()), producer("lossy", missing=[[3, 4]])))
+    assert "1,000 silent producers are complete: 10,000 events" in text
+    rows = [line for line in text.splitlines() if line.startswith("/producers/")]
+    assert [row.split()[0] for row in rows] == ["/producers/host/lossy", "/producers/host/now"]
+    assert "2 (3–4)" in rows[0]
+
+
+def test_a_producer_that_lacks_events_is_not_pushed_out_by_those_that_merely_run() -> None:
+    busy = [producer(f"busy-{n:02}", last_seen=utc_now()) for n in range(30)]
+    text = told(status_of(*busy, producer("lossy", missing=[[1, 1], [3, 5], [7, 7], [9, 9]])))
+    assert "6 (1, 3–5, 7, …)" in text
+    assert "… and 11 more producers" in text
+
+
+def test_an_account_is_told_in_numbers_and_the_gaps_exactly(
+    settings: Settings, store: SqliteEventStore
+) -> None:
+    report = {"first": 1, "last": 20, "dropped": [[6, 7]], "unconfirmed": [[9, 9]], "sampled_out": 40,
+              "reason": "interval"}  # fmt: skip
+    append(store, [execution("a", 1), execution("b", 2), event("ProducerReported", report, "r", 10)])
+    store.close()
+    status = collect(settings)
+    [account] = status["producers"]
+    assert account["missing"] == [[3, 5], [8, 8], [11, 20]]
+    assert count_of(account["missing"]) == 14
+    assert "14 events are on their way or missing: gaps in producers' numbers" in status["problems"]
+    row = next(line for line in told(status).splitlines() if line.startswith("/producers/"))
+    assert row.split()[1:7] == ["20", "3", "0", "2", "1", "40"]
+    assert "14 (3–5, 8, 11–20)" in row
+    assert orjson.loads(orjson.dumps(status)) == status
+
+
+def test_what_became_of_the_broker_is_told_and_a_problem_while_it_is_read_again(
+    settings: Settings, store: SqliteEventStore
+) -> None:
+    reading = Reading("a/b", LONG_AGO, "set back", added=9, until="9-0", length=1234, read=567)
+    store.append((), checkpoint=StreamCheckpoint(settings.keys.events, "5-0", reading.encode()))
+    again = collect(settings)
+    sentence = "the broker was set back: it lacks entries that it had; the stream is being read again"
+    assert f"{sentence} from its beginning (567 of 1,234)" in again["problems"]
+    done = Reading("a/b", LONG_AGO, "set back", added=9, read=1234, trimmed=5000, cut=7)
+    store.append((), checkpoint=StreamCheckpoint(settings.keys.events, "9-0", done.encode()))
+    store.close()
+    after = collect(settings)
+    assert not [problem for problem in after["problems"] if "set back" in problem]
+    text = told(after)
+    assert (
+        "2026-01-01T00:00:00Z: the broker was set back: it lacks entries that it had; the stream was" in text
+    )
+    assert "5,000 stored entries deleted since 2026-01-01T00:00:00Z, 7 of them unread by a consumer" in text
+
+
+def test_a_stream_that_is_full_and_takes_from_a_group_is_a_problem(
+    valkey, make_settings, store: SqliteEventStore
+) -> None:
+    settings = make_settings(valkey.url, stream_max_length=1)
+    with valkey.client() as client:
+        client.xadd(settings.keys.events, {"x": 1})
+    cut = Reading("a/b", LONG_AGO, cut=7)
+    store.append((), checkpoint=StreamCheckpoint(settings.keys.events, "9-0", cut.encode()))
+    store.close()
+    [problem] = [p for p in collect(settings)["problems"] if "stream is full" in p]
+    assert "DSPY_LEDGER_STREAM_MAX_LENGTH=1" in problem
+    assert "7 entries" in problem
+
+
+def test_parked_events_and_requests_in_work_are_told(settings: Settings, store: SqliteEventStore) -> None:
+    append(store, [execution("a", 1), execution("b", 2)])
+    store.park("sql", 2, "it broke")
+    store.close()
+    desk = Desk(settings.data_dir)
+    desk.ask("replay", {}, "replay (process 4711)")
+    desk.close()
+    status = collect(settings)
+    assert status["parked"] == {"sql": 1}
+    assert [request["who"] for request in status["requests"]] == ["replay (process 4711)"]
+    assert "could not be folded were left out: 1 by sql" in " ".join(status["problems"])
+    assert "replay by replay (process 4711)" in told(status)
