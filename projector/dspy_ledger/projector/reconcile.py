@@ -128,7 +128,7 @@ class _Work:
         while True:
             with _unbuffered(built) as one, _unbuffered(live) as other:
                 while (chunk := one.read(_CHUNK)) == other.read(_CHUNK):
-                    if not chunk:
+                    if len(chunk) < _CHUNK:  # both end here, at one position
                         return True
                     yield from self.wait()
                     if not (_is_at(one, built) and _is_at(other, live)):
@@ -154,6 +154,8 @@ class _Work:
         written = 0
         while chunk := source.read(_CHUNK):
             target.write(chunk)
+            if len(chunk) < _CHUNK:  # the end, at this position
+                break
             written += len(chunk)
             if written >= _SYNC_EVERY:  # so that the last one does not take seconds
                 target.flush()
