@@ -28,7 +28,7 @@ COUNTED = {_EXECUTED: "executions", _EVALUATED: "evaluations", _REGISTERED: "ver
 """The types of events that have bodies, and what an answer calls them."""
 
 _READ_AT_ONCE = 200
-_ERASED_AT_ONCE = 10_000  # the more at once, the seldomer a file of lines is written again
+_ERASED_AT_ONCE = 50_000  # half a second; each time, a file of lines that they lie in is written again
 _RECLAIM = 10.0  # seconds that an answer waits for freed space; a reader may be in the way
 _EVERY = 3600.0  # seconds between two looks at what has expired
 _SLICE = 0.2  # seconds of work between two batches of ingest
