@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from operator import add
 
 from dspy_ledger.errors import StoreError
 
-__all__ = ["HIGHEST", "RELATIVE_ERROR", "bucket_of", "decode", "encode", "merge", "quantile"]
+__all__ = ["HIGHEST", "RELATIVE_ERROR", "bucket_of", "counted", "decode", "encode", "merge", "quantile"]
 
 RELATIVE_ERROR = 1 / 64
 HIGHEST = 2**48 - 1
@@ -31,6 +31,15 @@ def bucket_of(number: int) -> int:
     number = min(number, HIGHEST)
     shift = number.bit_length() - 6
     return (shift << 5) + (number >> shift)
+
+
+def counted(numbers: Iterable[int]) -> dict[int, int]:
+    """How many of the numbers fall in each bucket."""
+    counts: dict[int, int] = {}
+    for number in numbers:
+        bucket = bucket_of(number)
+        counts[bucket] = counts.get(bucket, 0) + 1
+    return counts
 
 
 def quantile(counts: Mapping[int, int], share: float) -> float | None:
@@ -55,8 +64,11 @@ def encode(counts: Mapping[int, int]) -> bytes:
     """
     if not counts:
         return b""
-    first, last = min(counts), max(counts)
-    return _pack(first, [counts.get(bucket, 0) for bucket in range(first, last + 1)])
+    first = min(counts)
+    dense = [0] * (max(counts) - first + 1)
+    for bucket, count in counts.items():
+        dense[bucket - first] = count
+    return _pack(first, dense)
 
 
 def decode(encoded: bytes) -> dict[int, int]:

@@ -20,7 +20,6 @@ def _spelled_second(seconds: int) -> str:
     return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))
 
 
-@lru_cache(maxsize=8192)  # the same text is looked at when an event is read, stored and folded
 def canonical_time(text: str) -> str:
     """An RFC 3339 time in the one spelling.
 

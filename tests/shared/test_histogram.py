@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -11,13 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_ledger.errors import StoreError
-from dspy_ledger.histogram import HIGHEST, RELATIVE_ERROR, bucket_of, decode, encode, merge, quantile
+from dspy_ledger.histogram import HIGHEST, RELATIVE_ERROR, bucket_of, counted, decode, encode, merge, quantile
 
 NUMBERS = st.integers(0, 200) | st.integers(0, HIGHEST) | st.integers(0, 48).map(lambda bits: 2**bits - 1)
-
-
-def histogram(numbers: list[int]) -> dict[int, int]:
-    return Counter(map(bucket_of, numbers))
 
 
 @given(st.lists(NUMBERS, min_size=1), st.floats(0, 1))
@@ -25,14 +20,14 @@ def test_a_quantile_is_within_the_relative_error_of_the_nearest_ranks_number(
     numbers: list[int], share: float
 ) -> None:
     exact = sorted(numbers)[max(1, math.ceil(share * len(numbers))) - 1]
-    told = quantile(histogram(numbers), share)
+    told = quantile(counted(numbers), share)
     assert told is not None
     assert abs(told - exact) <= exact * RELATIVE_ERROR
 
 
 @given(st.integers(0, 63))
 def test_small_numbers_are_exact(number: int) -> None:
-    assert quantile(histogram([number]), 0.5) == number
+    assert quantile(counted([number]), 0.5) == number
 
 
 @given(NUMBERS, NUMBERS)
@@ -52,8 +47,8 @@ def test_numbers_beyond_the_highest_fall_in_the_last_bucket() -> None:
 
 @given(st.lists(NUMBERS), st.lists(NUMBERS))
 def test_two_merged_are_the_one_of_all_numbers_to_the_byte(one: list[int], other: list[int]) -> None:
-    merged = merge(encode(histogram(one)), encode(histogram(other)))
-    assert merged == encode(histogram(one + other))
+    merged = merge(encode(counted(one)), encode(counted(other)))
+    assert merged == encode(counted(one + other))
 
 
 @given(st.dictionaries(st.integers(0, bucket_of(HIGHEST)), st.integers(1, 2**64 - 1), max_size=20))
@@ -68,7 +63,7 @@ def test_without_numbers_there_is_no_quantile() -> None:
 
 def test_an_hour_of_usual_latencies_takes_a_few_hundred_bytes() -> None:
     microseconds = [int(math.exp(6 + 0.6 * (n % 41 - 20) / 7) * 1000) for n in range(1000)]
-    assert len(encode(histogram(microseconds))) < 300
+    assert len(encode(counted(microseconds))) < 300
 
 
 @pytest.mark.parametrize("spoiled", [b"\x01\x00\x00", b"\x03\x00\x00abc", b"\x02\x00\x00abc", b"\x01"])

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from dspy_ledger import histogram
 from dspy_ledger.events import EVENT_TYPES
-from dspy_ledger.histogram import bucket_of, encode
 from dspy_ledger.projector.catalog import Catalog, Program
 from dspy_ledger.store import StoredEvent
 from dspy_ledger.timestamps import canonical_time
 
-__all__ = ["HourKey", "Row", "Rows", "fold"]
+__all__ = ["HourKey", "Numbers", "Row", "Rows", "fold"]
 
 _REGISTERED = EVENT_TYPES["ProgramRegistered"]
 _EXECUTED = EVENT_TYPES["ExecutionCompleted"]
@@ -29,13 +29,16 @@ Row = tuple[Any, ...]
 HourKey = tuple[str, str, str, str, str]
 """Program id, hour, content hash, model id, environment; '' where the event had none."""
 
+Numbers = tuple[str, float, int | None, int | None, float | None]
+"""An execution's status, latency (ms), input and output tokens and cost (USD)."""
+
 
 @dataclass(slots=True)
 class Rows:
     """What a batch adds to each table, as parameters in the order of the table's columns.
 
-    The tables' triggers close the rows that new ones replace. ``hours`` are the executions by the roll-up
-    that they go to.
+    The tables' triggers close the rows that new ones replace. ``hours`` are the executions' numbers by the
+    roll-up that they go to.
     """
 
     programs: list[Row] = field(default_factory=list)
@@ -44,17 +47,22 @@ class Rows:
     wordings: list[Row] = field(default_factory=list)
     executions: list[Row] = field(default_factory=list)
     evaluations: list[Row] = field(default_factory=list)
-    hours: defaultdict[HourKey, list[Row]] = field(default_factory=lambda: defaultdict(list))
+    hours: defaultdict[HourKey, list[Numbers]] = field(default_factory=lambda: defaultdict(list))
 
     def roll_ups(self) -> tuple[list[Row], list[Row]]:
         """What the batch adds to the rows of ``totals`` (to some of them more than once) and of ``hours``."""
         totals, hours = [], []
         for key, executions in self.hours.items():
-            latencies = [_whole(row[_LATENCY] * 1e3) for row in executions]
-            sums = _sums(executions, latencies)
+            statuses, latencies, inputs, outputs, costs = zip(*executions, strict=True)
+            microseconds = [_whole(latency * 1e3) for latency in latencies]
+            sums = (
+                len(statuses), statuses.count("error"), *_known(inputs), *_known(outputs),
+                *_known([None if cost is None else _whole(cost * 1e12) for cost in costs]),
+                _sum(microseconds),
+            )  # fmt: skip
             program_id, _, content_hash, model_id, _ = key
             totals.append((program_id, content_hash, model_id, *sums))
-            hours.append((*key, *sums, encode(Counter(map(bucket_of, latencies)))))
+            hours.append((*key, *sums, histogram.encode(histogram.counted(microseconds))))
         return totals, hours
 
 
@@ -133,31 +141,29 @@ def _fold_execution(event: StoredEvent, rows: Rows) -> None:
     get = data.get
     program_id, content_hash, model_id = data["program_id"], get("content_hash"), get("model_id")
     model, error, usage = get("model_info") or _NOTHING, get("error") or _NOTHING, get("usage") or _NOTHING
-    cost, time, environment = get("cost_usd"), event.time, envelope.get("environment")
-    row = (
+    status, latency, cost = data["status"], float(data["latency_ms"]), get("cost_usd")
+    inputs, outputs = _tokens(usage.get("input_tokens")), _tokens(usage.get("output_tokens"))
+    time, environment = event.time, envelope.get("environment")
+    if cost is not None:
+        cost = float(cost)
+    key = (program_id, time[:_HOUR], content_hash or "", model_id or "", environment or "")
+    rows.hours[key].append((status, latency, inputs, outputs, cost))
+    rows.executions.append((
         event.position, data["execution_id"], program_id, content_hash, get("program_name"), model_id,
-        model.get("provider"), model.get("base_model"), model.get("model_name"), data["status"],
-        error.get("type"), error.get("message"), canonical_time(data["started_at"]), time,
-        float(data["latency_ms"]), _tokens(usage.get("input_tokens")), _tokens(usage.get("output_tokens")),
-        None if cost is None else float(cost), bool(get("model_pinned")), get("trace_id"), get("session_id"),
-        get("user_id"), _tags(data), environment, envelope.get("service"), envelope.get("release"),
-    )  # fmt: skip
-    rows.executions.append(row)
-    rows.hours[program_id, time[:_HOUR], content_hash or "", model_id or "", environment or ""].append(row)
+        model.get("provider"), model.get("base_model"), model.get("model_name"), status, error.get("type"),
+        error.get("message"), canonical_time(data["started_at"]), time, latency, inputs, outputs, cost,
+        bool(get("model_pinned")), get("trace_id"), get("session_id"), get("user_id"), _tags(data),
+        environment, envelope.get("service"), envelope.get("release"),
+    ))  # fmt: skip
 
 
 _NOTHING: dict[str, Any] = {}
-_STATUS, _LATENCY, _INPUT, _OUTPUT, _COST = 9, 14, 15, 16, 17  # columns of an execution's row
 
 
-def _sums(executions: list[Row], latencies: list[int]) -> Row:
-    """The columns that ``totals`` and ``hours`` have in common, after the key."""
-    failed = [row[_STATUS] for row in executions].count("error")
-    inputs = [row[_INPUT] for row in executions if row[_INPUT] is not None]
-    outputs = [row[_OUTPUT] for row in executions if row[_OUTPUT] is not None]
-    costs = [_whole(row[_COST] * 1e12) for row in executions if row[_COST] is not None]
-    known = [number for each in (inputs, outputs, costs) for number in (len(each), _sum(each))]
-    return len(executions), failed, *known, _sum(latencies)
+def _known(numbers: Iterable[int | None]) -> tuple[int, int]:
+    """How many there are, and their sum."""
+    known = [number for number in numbers if number is not None]
+    return len(known), _sum(known)
 
 
 def _sum(numbers: list[int]) -> int:
