@@ -335,3 +335,36 @@ def test_a_file_that_is_as_it_should_be_is_not_written_again(tmp_path: Path) -> 
 def test_created_at_is_spelled_in_one_way(tmp_path: Path) -> None:
     programs = write(tmp_path, registration("a", 1, created_at="2026-11-22T13:00:00+01:00"))
     assert json.loads((programs / "p/1.0.0.json").read_text())["created_at"] == NOON
+
+
+def test_a_checkpoint_does_not_outlive_the_files_it_speaks_of(tmp_path: Path) -> None:
+    """Lines were cut under a checkpoint that did not count; it counted again when the next start was older."""
+    entries = [registration("a", 1), execution("b", 2)]
+    store = ledger(tmp_path, entries)
+    catch_up(store, Directory(tmp_path / "programs", tmp_path, store))
+    other = ledger(tmp_path / "other")
+    Directory(tmp_path / "programs", tmp_path, other)  # another ledger's, which ends before its first event
+    again = Directory(tmp_path / "programs", tmp_path, store)
+    catch_up(store, again)
+    assert len(list((tmp_path / "programs").rglob("*.jsonl"))) == 1
+
+
+def test_a_directory_that_was_deleted_is_written_anew_even_if_the_first_start_was_cut_short(
+    tmp_path: Path,
+) -> None:
+    store = ledger(tmp_path, [registration("a", 1), execution("b", 2)])
+    catch_up(store, Directory(tmp_path / "programs", tmp_path, store))
+    files = tree(tmp_path / "programs")
+    shutil.rmtree(tmp_path / "programs")
+    Directory(tmp_path / "programs", tmp_path, store)
+    catch_up(store, Directory(tmp_path / "programs", tmp_path, store))
+    assert tree(tmp_path / "programs") == files
+
+
+def test_temp_files_are_swept_beside_lines_too(tmp_path: Path) -> None:
+    store = ledger(tmp_path, [execution("b", 2)])
+    catch_up(store, Directory(tmp_path / "programs", tmp_path, store))
+    left = tmp_path / "programs" / "p" / "executions" / ".1.2.3.tmp"
+    left.touch()
+    Directory(tmp_path / "programs", tmp_path, store)
+    assert not left.exists()

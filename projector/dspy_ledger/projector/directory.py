@@ -80,14 +80,16 @@ class Directory:
         self._folders: set[Path] = set()
         self._catalog: Catalog | None = None
         make_folder(data_dir)
-        existed = programs_dir.is_dir()
+        self._position = self._read_checkpoint() if programs_dir.is_dir() else 0
+        if self._position == 0:  # gone before the files that it speaks of, however this ends
+            self._checkpoint_path.unlink(missing_ok=True)
+            sync_folder(data_dir)
         make_folder(programs_dir)
         if not (programs_dir / ".gitignore").exists():
             write_atomically(programs_dir / ".gitignore", _GITIGNORE)
         sweep(data_dir)
-        for folder in (programs_dir, *programs_dir.glob("*/"), *programs_dir.glob("*/evaluations/")):
+        for folder in (programs_dir, *programs_dir.glob("*/"), *programs_dir.glob("*/*/")):
             sweep(folder)
-        self._position = self._read_checkpoint() if existed else 0
         self._resume()
 
     def position(self) -> int:
