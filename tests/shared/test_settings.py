@@ -60,6 +60,19 @@ def test_what_can_not_be_is_refused_in_one_line_that_names_the_variable(given, s
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(90, 90), ("90", 90), ("90s", 90), ("10m", 600), ("2 H", 7200), ("1d", 86400)]
+)
+def test_a_duration_is_given_in_seconds_or_with_a_unit(given, seconds) -> None:
+    assert load_settings(stream_keep=given, _env_file=None).stream_keep == seconds
+
+
+@pytest.mark.parametrize("given", ["soon", "10 minutes", "-1", "1.5h", ""])
+def test_what_is_no_duration_is_refused_with_examples(given) -> None:
+    with pytest.raises(InvalidInput, match="a duration like 90s, 10m, 2h or 1d"):
+        load_settings(stream_keep=given, _env_file=None)
+
+
 def test_all_keys_of_a_ledger_share_one_hash_slot() -> None:
     keys = Keys("team")
     assert keys.events == "{team:0}:events"

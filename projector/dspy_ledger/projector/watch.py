@@ -103,7 +103,7 @@ class Watch:
             seen=_seen(sight),
             until=None if first else sight.newest,
             length=sight.length,
-            ahead=self._ahead or 0,
+            ahead=(self._ahead or 0) if why == "older store" else 0,
         )
         self._store.append((), checkpoint=StreamCheckpoint(self._keys.events, "0", reading.encode()))
         self.last_id, self.reading, self._kept, self._again = "0", reading, reading, None
