@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from dspy_ledger.projector.projection import Checkpoint
 from dspy_ledger.store import EventStore, StoredEvent
 
 __all__ = ["CHECKPOINT", "DIRECTORY_VERSION", "Directory"]
+
+_log = logging.getLogger(__name__)
 
 DIRECTORY_VERSION = 1
 """Raised with every change of what the files hold; an older directory is rewritten by replay."""
@@ -123,10 +126,21 @@ class Directory:
         try:
             raw = orjson.loads(self._checkpoint_path.read_bytes())
             checkpoint = Checkpoint(raw["ledger_id"], raw["position"], raw["event_id"])
-            current = raw["version"] == self.version and raw["programs_dir"] == str(self._root.absolute())
-        except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
+            version, programs_dir = raw["version"], raw["programs_dir"]
+        except FileNotFoundError:
             return 0
-        return checkpoint.position if current and checkpoint.matches(self._store) else 0
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            problem: str | None = "has a checkpoint that can't be read"
+        else:
+            problem = checkpoint.mismatch(self._store)
+            if version != self.version:
+                problem = "is of another version"
+            elif programs_dir != str(self._root.absolute()):
+                problem = f"was in {programs_dir} before"
+            if problem is None:
+                return checkpoint.position
+        _log.warning("the directory %s; it is written anew", problem)
+        return 0
 
     def _resume(self) -> Catalog:
         """Put files and memory back to the checkpoint, wherever they are."""

@@ -126,6 +126,8 @@ class FilesCheck:
             checkpoint = Checkpoint(raw["ledger_id"], raw["position"], raw["event_id"])
             version, folder = raw["version"], raw["programs_dir"]
         except FileNotFoundError:
+            if self._store.last_position() == 0:
+                return 0  # none was written yet
             raise StoreError(f"there is no checkpoint of the directory in {self._data_dir}") from None
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise StoreError(f"{path} can't be read") from None
