@@ -200,6 +200,29 @@ def test_without_redis_it_says_what_is_not_erased_yet(tmp_path: Path) -> None:
     assert holding(tmp_path, SECRET) == set()
 
 
+def digests(env: dict[str, str], cwd: Path) -> list[str]:
+    """What verify tells of ledger, rows and files; the registry is not part of an export."""
+    told = run("verify", env=env, cwd=cwd)
+    return [
+        line for line in told.stdout.splitlines() if line.split()[1:2] in (["ledger"], ["sql"], ["directory"])
+    ]
+
+
+def test_an_imported_ledger_verifies_to_the_same_digests_also_after_an_erasure(
+    valkey, tmp_path: Path
+) -> None:
+    home = {**made(tmp_path / "home"), "DSPY_LEDGER_REDIS_URL": valkey.url}
+    assert run("forget", "--program", "p", "--yes", env=home, cwd=tmp_path).returncode == 0
+    assert run("verify", env=home, cwd=tmp_path).returncode == 0
+    assert run("export", "x", env=home, cwd=tmp_path).returncode == 0
+    other = environment(tmp_path / "other", REDIS_URL=valkey.url, STREAM_PREFIX="other")
+    assert run("import", "x", env=other, cwd=tmp_path).returncode == 0
+    at_home = digests(home, tmp_path)
+    assert len(at_home) == 3
+    assert all(line.startswith("✓") for line in at_home)
+    assert digests(other, tmp_path) == at_home
+
+
 @pytest.mark.parametrize("age", ["30", "3x", "-1d", "999999w", ""])
 def test_an_age_that_is_none_is_told_how_to_be_one(age: str) -> None:
     with pytest.raises(InvalidInput, match="write hours, days or weeks, for example 12h, 30d, 8w"):

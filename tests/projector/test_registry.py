@@ -98,6 +98,15 @@ def test_a_redis_that_lost_its_registry_gets_everything_again(
         assert registry.position() == 5
 
 
+def test_another_ledgers_registry_is_not_written_to(valkey: Valkey, store: SqliteEventStore) -> None:
+    """A command that runs without a projector does not ask whose Redis it is."""
+    with valkey.client() as client:
+        client.set(KEYS.owner, "another")
+        with pytest.raises(LedgerUnavailable, match="the registry of another ledger"):
+            catch_up(store, Registry(client, KEYS, store))
+        assert client.keys("*") == [KEYS.owner.encode()]
+
+
 def test_a_restart_goes_on_at_the_checkpoint_in_redis(valkey: Valkey, store: SqliteEventStore) -> None:
     with valkey.client() as client:
         catch_up(store, Registry(client, KEYS, store))

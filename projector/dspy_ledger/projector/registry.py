@@ -42,7 +42,8 @@ class Registry:
         store: the ledger.
 
     Raises:
-        LedgerUnavailable: from :meth:`position` and :meth:`apply`, when Redis can't be asked.
+        LedgerUnavailable: from :meth:`position` and :meth:`apply`, when Redis can't be asked, or is another
+            ledger's.
     """
 
     name = "registry"
@@ -59,10 +60,18 @@ class Registry:
     def position(self) -> int:
         """Everything up to here is in Redis, as Redis says now."""
         try:
-            fields = self._client.hgetall(self._keys.registry_checkpoint)
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.get(self._keys.owner)
+                pipe.hgetall(self._keys.registry_checkpoint)
+                owner, fields = pipe.execute()
         except redis.RedisError as error:
             raise LedgerUnavailable(f"the registry can't be read: {error}") from None
-        found = self._read(fields)  # type: ignore[arg-type]  # the client is not asyncio's
+        if owner is not None and owner.decode(errors="replace") != self._store.ledger_id:
+            raise LedgerUnavailable(
+                f"this Redis holds the registry of another ledger ({owner.decode(errors='replace')}); set"
+                " DSPY_LEDGER_REDIS_URL or DSPY_LEDGER_STREAM_PREFIX"
+            )
+        found = self._read(fields)
         if found != self._checkpoint:
             matching = found is not None and found.matches(self._store)
             self._checkpoint = found if found and matching else Checkpoint(self._store.ledger_id, 0, None)
