@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from dspy_ledger.projector.patience import Halted
 from dspy_ledger.projector.trimming import Trimming
 from projector.ledgers import Fields, execution
 from projector.test_stream import KEYS, Reader, add, events, restore, snapshot
@@ -246,3 +247,22 @@ def test_the_memory_of_a_broker_that_runs_for_long_stays_bounded(reader: Reader,
         assert client.xlen(KEYS.events) == 0
     assert max(used) < 20_000
     assert reader.store.last_position() == 6000
+
+
+def test_a_batch_that_could_not_be_stored_is_not_trimmed(
+    reader: Reader, client: redis.Redis, trim: Trim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(client, *events(1))
+    reader.read_all()
+    unread = add(client, *events(2))
+    a_moment_passes(client)
+
+    def broken(*_: object, **__: object) -> None:
+        raise Halted
+
+    monkeypatch.setattr(reader.store, "append", broken)
+    with pytest.raises(Halted):
+        reader.read()
+    monkeypatch.undo()
+    assert trim() == 1
+    assert left(client) == unread

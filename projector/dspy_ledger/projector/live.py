@@ -76,8 +76,10 @@ class Live:
         """One batch of stream entries, from bytes to views; how many events were new."""
         decoded = decode_entries(ids, fields)
         last_id = ids[-1].decode()
-        self.ingest.server = self._watch.took(last_id, len(ids))
+        reading = self._watch.taking(last_id, len(ids))
+        self.ingest.server = reading.encode() if reading else None
         appended = self._patience.insist("storing a batch", lambda: self.ingest.append(decoded, last_id))
+        self._watch.took(last_id, reading)
         if appended.dead_letters:
             reasons = sorted({letter.reason for letter in decoded.dead_letters} or {"conflict"})
             _log.warning("%d entries became dead letters (%s)", appended.dead_letters, ", ".join(reasons))

@@ -82,8 +82,10 @@ class Watch:
         if self._again is None:
             self.reading = replace(self.reading, added=sight.added, seen=_seen(sight))
             # The last entry that was to be read may have been deleted meanwhile.
-            if sight.newest is None or entry_order(sight.newest) <= entry_order(self.last_id):
-                self._finish()
+            gone = sight.newest is None or entry_order(sight.newest) <= entry_order(self.last_id)
+            if self.reading.until is not None and gone:
+                self.reading = replace(self.reading, until=None)
+                _log.warning("%s", self.reading.sentence)
 
     def read_again(self) -> None:
         """Put the checkpoint to the beginning. What was delivered before must be stored, or never be.
@@ -110,19 +112,24 @@ class Watch:
         if not first:
             _log.warning("%s", reading.sentence)
 
-    def took(self, last_id: str, count: int) -> str | None:
-        """Note a batch that is about to be stored; what the store is to keep as the server."""
-        self.last_id = last_id
-        if self.reading is None:
+    def taking(self, last_id: str, count: int) -> Reading | None:
+        """The reading that the store is to keep with a batch."""
+        reading = self.reading
+        if reading is None:
             return None
-        if len(self.reading.seen) < _MOST_SEEN:
-            self.reading = replace(self.reading, seen=(*self.reading.seen, last_id))
-        if self.reading.until is not None:
-            self.reading = replace(self.reading, read=self.reading.read + count)
-            if entry_order(last_id) >= entry_order(self.reading.until or "0"):
-                self._finish()
-        self._kept = self.reading
-        return self.reading.encode()
+        if len(reading.seen) < _MOST_SEEN:
+            reading = replace(reading, seen=(*reading.seen, last_id))
+        if reading.until is not None:
+            done = entry_order(last_id) >= entry_order(reading.until)
+            reading = replace(reading, read=reading.read + count, until=None if done else reading.until)
+        return reading
+
+    def took(self, last_id: str, reading: Reading | None) -> None:
+        """A batch is stored, and the reading with it: only now may its entries be trimmed."""
+        ended = self.is_reading_again and reading is not None and reading.until is None
+        self.last_id, self.reading, self._kept = last_id, reading, reading
+        if ended and reading is not None:
+            _log.warning("%s", reading.sentence)
 
     def trimmed(self, count: int, cut: int) -> None:
         """Note that entries were deleted, ``cut`` of them before every group was done with them."""
@@ -140,11 +147,6 @@ class Watch:
             checkpoint = StreamCheckpoint(self._keys.events, self.last_id, self.reading.encode())
             self._store.append((), checkpoint=checkpoint)
             self._kept = self.reading
-
-    def _finish(self) -> None:
-        if self.reading is not None and self.reading.until is not None:
-            self.reading = replace(self.reading, until=None)
-            _log.warning("%s", self.reading.sentence)
 
     def _claim(self) -> None:
         """One ledger per prefix: two would each tell producers that events are stored."""
@@ -170,7 +172,9 @@ class Watch:
         if not told:
             return 0
         marks = {account.source.encode(): account.mark for account in self._store.producers()}
-        return sum(max(0, int(mark) - marks.get(source, 0)) for source, mark in told.items())
+        return sum(
+            max(0, int(mark) - marks.get(source, 0)) for source, mark in told.items() if mark.isdigit()
+        )
 
 
 def _seen(sight: Sight) -> tuple[str, ...]:
