@@ -47,6 +47,7 @@ class Server:
         """Called with who deletes stream entries, and with the entries, before they go."""
         self.refuses = 0
         """How many more calls of clients fail."""
+        self.refused = 0
 
     def restart(self) -> None:
         """The same data under a new identity."""
@@ -77,6 +78,7 @@ class Server:
         failing = self.refuses > 0
         if failing:
             self.refuses -= 1
+            self.refused += 1
             if self.fate.dice.random() < 0.7:
                 raise redis.ConnectionError("the broker does not answer")
         if command == "xdel":

@@ -30,6 +30,7 @@ def problems(world: World) -> Iterator[str]:
     yield from _history(world, store)
     for producer in world.producers:
         yield from _account(producer, store)
+    yield from _erased(store)
     yield from _registry(world, store)
     yield from _replay(world, store)
     yield from _leftovers(world)
@@ -79,6 +80,16 @@ def _account(producer: Producer, store: SqliteEventStore) -> Iterator[str]:
         yield f"{source} lacks {settled.missing(known)}, and is said to lack {said}"
 
 
+def _erased(store: SqliteEventStore) -> Iterator[str]:
+    """A body is gone if, and only if, the ledger says so."""
+    erased: set[str] = set()
+    for event in store.read_all(types=[EVENT_TYPES["BodyErased"]]):
+        erased.update(event.data["event_ids"])
+    for event in store.read_all():
+        if event.envelope.get("bodydigest") and (event.body is None) != (event.event_id in erased):
+            yield f"the body of {event.event_id} is {'gone' if event.body is None else 'still there'}"
+
+
 def _registry(world: World, store: SqliteEventStore) -> Iterator[str]:
     catalog = Catalog(registrations(store, "registry", store.last_position()))
     for program in catalog.programs.values():
@@ -86,7 +97,8 @@ def _registry(world: World, store: SqliteEventStore) -> Iterator[str]:
         for digest, content in program.contents.items():
             value = known.get(digest.encode())
             version = decode_known(value).version if value else None
-            if version != content.version:
+            # After an older store was put back, labels stay that producers knew and the store does not.
+            if version is None or (version != content.version and not world.restored):
                 yield f"the registry has {version} for {digest}, the store {content.version}"
 
 
@@ -135,8 +147,8 @@ def _first(live: Any, again: Any) -> str:
 
 
 def _leftovers(world: World) -> Iterator[str]:
-    for folder in (world.data, world.programs):
-        yield from (f"{path} is left over" for path in sorted(folder.rglob("*.tmp")))
+    for path in sorted((*world.data.glob("*.tmp"), *world.programs.rglob("*.tmp"))):
+        yield f"{path} is left over"
     for path in sorted(world.data.glob("views-*.db")):
         if path not in (current_view(world.data), world.data / claimed(world.data, "sql").get("view", "")):
             yield f"{path} is left over"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from random import Random
 
@@ -64,6 +66,16 @@ class Fate:
     def heal(self) -> None:
         """Nothing more goes wrong."""
         self._crash_at, self._broken, self.full = None, range(0), False
+
+    @contextmanager
+    def calm(self) -> Iterator[None]:
+        """Nothing goes wrong within the block."""
+        held = self._crash_at, self._broken, self.full
+        self._crash_at, self._broken, self.full = None, range(0), False
+        try:
+            yield
+        finally:
+            self._crash_at, self._broken, self.full = held
 
     def reborn(self) -> None:
         """A new process starts, after a while."""

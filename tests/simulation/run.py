@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulation.breaks import BREAKS
+from simulation.schedule import run
 from simulation.world import World
 
 
@@ -49,7 +50,7 @@ def simulate(seed: int, broken: str | None = None, *, log: bool = False) -> Outc
     world = World(seed, folder, log=log, broken=BREAKS[broken] if broken else lambda _: nullcontext())
     problem = None
     try:
-        world.run()
+        run(world)
     except AssertionError as error:
         problem = str(error) or repr(error)
     except Exception:  # noqa: BLE001  whatever it is, the seed found it

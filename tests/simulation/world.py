@@ -1,4 +1,4 @@
-"""One seeded run: a projector on a disk, a broker and a clock that misbehave, until everything heals."""
+"""One seeded world: disk, broker, clock and dice stand in for the real ones around the projector."""
 
 from __future__ import annotations
 
@@ -7,47 +7,32 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from random import Random
-from threading import Event
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-import redis
-
 from dspy_ledger import database, files, timestamps
-from dspy_ledger.errors import RequestFailed, StartupError, StoreError
+from dspy_ledger.errors import FoldError, RequestFailed, StartupError, StoreError
 from dspy_ledger.events import EVENT_TYPES
+from dspy_ledger.files import write_atomically
 from dspy_ledger.keys import DATA_FIELD, Keys
-from dspy_ledger.projector import (
-    Live,
-    Worker,
-    catch_up,
-    claims,
-    directory,
-    office,
-    projection,
-    reconcile,
-    registry,
-    view,
-)
-from dspy_ledger.projector.replay import PROJECTIONS, replay
-from dspy_ledger.projector.requests import Desk
-from dspy_ledger.sequences import SequenceSet
+from dspy_ledger.projector import catch_up, claims, directory, office, projection, reconcile, registry, view
 from dspy_ledger.settings import load_settings
-from dspy_ledger.store import SqliteEventStore, sqlite
+from dspy_ledger.store import sqlite
 from dspy_ledger.wire import pack
 from simulation.broker import Client, Server
 from simulation.databases import Databases
 from simulation.disk import Disk
 from simulation.fate import Crash, Fate
+from simulation.process import Process
 from simulation.producers import Producer
 
-__all__ = ["Failure", "World"]
+__all__ = ["KEYS", "Failure", "World"]
 
 KEYS = Keys("test")
 _EXECUTED = EVENT_TYPES["ExecutionCompleted"]
@@ -56,51 +41,6 @@ _START = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 class Failure(AssertionError):
     """The run showed something that must not be."""
-
-
-class _Halt(Event):
-    """Waiting lets time pass, and may make room on a full disk."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self._world = world
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self._world.pass_time(timeout or 0.0)
-        self._world.fate.waited()
-        return False
-
-
-class Process:
-    """The projector, put together by the :class:`Worker` itself; its loop is the schedule's."""
-
-    def __init__(self, world: World) -> None:
-        self._worker = Worker(world.settings)
-        self._worker._halt = _Halt(world)
-        try:
-            self.live: Live = self._worker._open()
-        except BaseException:
-            self.close()
-            raise
-        self.store: SqliteEventStore = self.live._store
-        self.projections = self.live._projections
-        self.cursor: str | None = None
-        """After which entry it reads; None before it has looked at the stream."""
-
-    def connect(self) -> None:
-        """Look at the stream before reading it."""
-        with suppress(redis.RedisError):
-            self.live.look()
-            self.read_again()
-
-    def read_again(self) -> None:
-        """Begin the stream anew where that is called for."""
-        self.live.read_again()
-        self.cursor = self.live.ingest.last_id
-
-    def close(self) -> None:
-        """End in good order."""
-        self._worker._resources.close()
 
 
 class World:
@@ -147,45 +87,21 @@ class World:
         """Whether there are events that break a projection."""
         self.promised: dict[int, str] = {}
         """Position → event id, as it was after an append returned."""
+        self.backup: tuple[bytes, int] | None = None
+        """A copy of the store, and its last position."""
+        self.restored = False
         self._seconds = 0.0
-        self._back = 0.0
+        self.back = 0.0
         self._ids = self._lives = self._boots = 0
-        self._snapshots: list[dict[str, Any]] = []
-        self._silenced = False
+        self.snapshots: list[dict[str, Any]] = []
         self._knobs = {
             "wal_autocheckpoint": dice.choice((1, 4, 16, 64, 1000)),
             "cache_size": dice.choice((4, 64, 2000)),
         }
         self.databases: Databases
 
-    def run(self) -> None:
-        """The whole run.
-
-        Raises:
-            Failure: something that must not be.
-        """
-        with self._installed():
-            for _ in range(self.dice.randrange(1, 4)):
-                self._join()
-            steps = self._steps()
-            weights = [(0.1 + self.dice.random() ** 2) * weight for _, weight in steps]
-            for _ in range(self.dice.randrange(20, 120)):
-                [(step, _)] = self.dice.choices(steps, weights)
-                self.fate.note(step.__name__)
-                self.guarded(step)
-                if self.process is None and self.dice.random() < 0.7:
-                    self.guarded(self._start)
-            self._heal()
-            self._drain()
-            from simulation.checks import problems
-
-            found = next(problems(self), None)
-            self.stop()
-            if found is not None:
-                raise Failure(found)
-
     @contextmanager
-    def _installed(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """Disk, clock and dice in place of the real ones; what is bound already is replaced where it is."""
         ids = Random(self.dice.random())
         for folder in (Path(self.disk.root), self.scratch):
@@ -254,9 +170,8 @@ class World:
                 return f"PRAGMA {name} = {self._knobs[name]}"
         return statement
 
-    # Time
-
     def pass_time(self, seconds: float) -> None:
+        """Every clock goes on."""
         self._seconds += seconds
         self.server.milliseconds += int(seconds * 1000)
 
@@ -267,30 +182,35 @@ class World:
             self.process.live.tidy()
 
     def monotonic(self) -> float:
+        """:func:`time.monotonic`."""
         self._seconds += 0.0001
         return self._seconds
 
     def now(self) -> str:
-        moment = _START + timedelta(seconds=self._seconds - self._back)
+        """The time of day, as the clock at hand has it."""
+        moment = _START + timedelta(seconds=self._seconds - self.back)
         return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
     def _nanoseconds(self) -> int:
-        return int((_START.timestamp() + self._seconds - self._back) * 1e9)
+        return int((_START.timestamp() + self._seconds - self.back) * 1e9)
 
     def new_id(self) -> str:
+        """For the events that the writer appends itself."""
         self._ids += 1
         return f"writer-{self._ids}"
 
-    # The process
-
     def guarded(self, act: Callable[[], object]) -> None:
         """Work that may crash or give up, for a reason."""
+        refused = self.server.refused
         try:
             act()
         except Crash:
             self._ended(power=self.dice.random() < 0.7)
+        except FoldError as error:  # a replay met an event that is not parked yet, as it may
+            if not self.poison:
+                raise Failure(str(error)) from error
         except RequestFailed as error:
-            if not self.fate.blamed and not self._silenced:
+            if not self.fate.blamed and self.server.refused == refused:
                 raise Failure(f"a request failed for no reason: {error}") from error
         except (OSError, sqlite3.Error, StoreError, StartupError) as error:
             if not self.fate.blamed:
@@ -314,178 +234,52 @@ class World:
             self.disk.lose_power()
         self.fate.reborn()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the projector, if it does not run."""
         if self.process is None:
             self._lives += 1
             self.process = Process(self)
             self._keep_promises()
 
     def stop(self) -> None:
+        """End it in good order, if it runs."""
         if self.process is not None:
             self.process.close()
             self.process = None
             self.fate.reborn()
 
-    def _keep_promises(self) -> None:
-        store = self.process.store if self.process else None
-        assert store is not None
-        for position in list(self.promised)[-3:]:
-            found = store.event_at(position)
-            if found is None or found.event_id != self.promised[position]:
-                raise Failure(f"position {position} was stored as {self.promised[position]}, and is {found}")
+    def back_up(self) -> None:
+        """Keep a copy of the store, taken while the projector does not run."""
+        path = self.settings.store_path
+        journal = path.with_name(f"{path.name}-wal")
+        if path.exists() and not (journal.exists() and journal.stat().st_size):
+            self.backup = path.read_bytes(), max(self.promised, default=0)
 
-    # Steps
+    def restore_backup(self) -> None:
+        """Put it in place of the store; what is not in it is not promised any more."""
+        assert self.backup is not None
+        content, last = self.backup
+        path = self.settings.store_path
+        for ending in ("-wal", "-shm"):
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+        write_atomically(path, content)
+        self.promised = {at: event_id for at, event_id in self.promised.items() if at <= last}
+        self.restored = True
+        for producer in self.producers:  # what they forgot may be in the stream, or nowhere
+            producer.given_up.update(range(1, producer.mark + 1))
 
-    def _steps(self) -> list[tuple[Callable[[], None], float]]:
-        return [
-            (self._produce, 14),
-            (self._deliver, 24),
-            (self._redeliver, 2),
-            (self._tidy, 5),
-            (self._arm_crash, 5),
-            (self._arm_errors, 2),
-            (self._fill_disk, 2),
-            (self._restart, 2),
-            (self._turn_clock, 1),
-            (self._silence_broker, 2),
-            (self._snapshot_broker, 2),
-            (self._restart_broker, 1),
-            (self._set_broker_back, 1.5),
-            (self._empty_broker, 0.5),
-            (self._join, 1),
-            (self._drop, 1),
-            (self._lose_host, 0.3),
-            (self._lose_segment, 0.3),
-            (self._litter, 1),
-            (self._lose_views, 1),
-            (self._other_consumer, 3),
-            (self._replay, 1.5),
-            (self._forget, 1.5),
-            (self._mend, 0.5),
-            (self._let_hours_pass, 1),
-        ]
-
-    def _produce(self) -> None:
-        producer = self.dice.choice(self.producers)
-        others = [event_id for other in self.producers for event_id in other.ids]
-        producer.record(self.dice.randrange(1, 15), others)
-        producer.send(self.dice.randrange(1, 30))
-        self.pass_time(self.dice.choice((0.0, 0.001, 0.1)))
-
-    def _deliver(self) -> None:
-        if self.process is None:
-            return
-        self._take(self.dice.choice((1, 5, 20, 100)))
-        for producer in self.producers:
-            if self.dice.random() < 0.5:
-                producer.read_mark()
-
-    def _redeliver(self) -> None:
-        """The same entries come a second time, as they may after a lost connection."""
-        if self.process is not None and self.process.cursor is not None:
-            before = self.server._xrange(KEYS.events, "-", self.process.cursor)
-            self.process.cursor = self.dice.choice(before)[0].decode() if before else self.process.cursor
-            self._take(self.dice.randrange(1, 20))
-
-    def _take(self, count: int) -> int:
-        """One batch, read by a connection of its own; how many entries."""
-        process = self.process
-        assert process is not None
-        if process.cursor is None:
-            process.connect()
-        if process.cursor is None or self.server.refuses:
-            return 0
-        entries = self.server._xrange(KEYS.events, f"({process.cursor}", "+", count)
-        if not entries:
-            return 0
-        ids, fields = zip(*entries, strict=True)
-        process.live.take(ids, fields)
-        process.cursor = ids[-1].decode()
-        self._promise()
-        return len(ids)
-
-    def _promise(self) -> None:
+    def promise(self) -> None:
+        """What is stored now, after an append returned, stays."""
         assert self.process is not None
-        last = max(self.promised, default=0)
-        for event in self.process.store.read(last, 10_000):
+        for event in self.process.store.read(max(self.promised, default=0), 10_000):
             self.promised[event.position] = event.event_id
 
-    def _tidy(self) -> None:
-        self.pass_time(1.0)
-        if self.process is None:
-            return
-        for _ in range(20):
-            wanting = self.process.live.tidy()
-            if self.process.live.must_read_again and self.process.cursor is not None:
-                if self.dice.random() < 0.3:
-                    self._take(self.dice.choice((1, 20)))  # a batch that was on its way already
-                self.process.read_again()
-            if not wanting:
-                break
-
-    def _arm_crash(self) -> None:
-        self.fate.crash_in(self.dice.choice((1, 10, 40, 150)) + self.dice.randrange(1, 30))
-
-    def _arm_errors(self) -> None:
-        self.fate.break_in(self.dice.randrange(1, 60), self.dice.choice((1, 1, 3, 20)))
-
-    def _fill_disk(self) -> None:
-        self.fate.fill(self.dice.randrange(1, 12))
-
-    def _restart(self) -> None:
-        self.stop()
-        self._start()
-
-    def _turn_clock(self) -> None:
-        self._back = self.dice.choice((0.0, 3600.0, 1e6, -1e6))
-
-    def _silence_broker(self) -> None:
-        self.server.refuses = self.dice.randrange(1, 25)
-        self._silenced = True
-
-    def _snapshot_broker(self) -> None:
-        self._snapshots.append(self.server.snapshot())
-
-    def _restart_broker(self) -> None:
-        self.pass_time(self.dice.choice((0.0, 2.0)))
-        self.server.restart()
-
-    def _set_broker_back(self) -> None:
-        if self._snapshots:
-            self.server.restore(
-                self.dice.choice(self._snapshots), back=self.dice.choice((0, 0, 10_000, 10**9))
-            )
-
-    def _empty_broker(self) -> None:
-        self.server.restore({}, back=self.dice.choice((0, 10**9)))
-
-    def _join(self) -> None:
-        name = chr(ord("a") + len(self.producers))
-        self.producers.append(Producer(name, self.server, KEYS, Random(self.dice.random())))
-
-    def _drop(self) -> None:
-        self.dice.choice(self.producers).drop(
-            self.dice.randrange(1, 5), self.dice.choice(("dropped", "unconfirmed"))
-        )
-
-    def _lose_host(self) -> None:
-        self.dice.choice(self.producers).lose()
-
-    def _lose_segment(self) -> None:
-        self.dice.choice(self.producers).lose_some(self.dice.randrange(1, 4))
-
-    def _litter(self) -> None:
-        """Somebody else writes into the stream."""
-        self.server._xadd(
-            KEYS.events, self.dice.choice(({b"x": b"1"}, {b"__data__": b"\xff{"}, {b"__data__": b"[]"}))
-        )
-
-    def _other_consumer(self) -> None:
-        """A consumer group of somebody else's reads and acknowledges, some."""
-        name = self.dice.choice((b"bi", b"audit"))
-        self.server._xgroup_create(KEYS.events, name)
-        read = self.server._xreadgroup(KEYS.events, name, self.dice.randrange(1, 30))
-        self.server._xack(KEYS.events, name, *(i for i in read if self.dice.random() < 0.7))
+    def _keep_promises(self) -> None:
+        assert self.process is not None
+        for position in list(self.promised)[-3:]:
+            found = self.process.store.event_at(position)
+            if found is None or found.event_id != self.promised[position]:
+                raise Failure(f"position {position} was stored as {self.promised[position]}, and is {found}")
 
     def _check_deletion(self, client: str, entries: dict[Any, dict[bytes, bytes]]) -> None:
         """Only what is settled may leave the stream, and only what every group is done with."""
@@ -504,86 +298,6 @@ class World:
                     entry_id in group.pending or entry_id > group.delivered
                 ):
                     raise Failure(f"entry {entry_id} was deleted, and group {name!r} was not done with it")
-
-    def _replay(self) -> None:
-        """An operator has a projection built anew, with the projector running or not."""
-        if self.settings.store_path.exists():
-            replay(self.settings, self.dice.choice(PROJECTIONS), fresh=self.dice.random() < 0.3)
-
-    def _mend(self) -> None:
-        """A release without the bug: what was parked is tried again."""
-        self.poison = False
-        if self.process is None:
-            return
-        for name in ("sql", "directory"):
-            if parked := [event.position for event in self.process.store.parked(name)]:
-                replay(self.settings, name, retry=parked)
-
-    def _forget(self) -> None:
-        """Somebody asks for an erasure, and does not wait for the answer."""
-        if self.process is None:
-            return
-        producer = self.dice.choice(self.producers)
-        selection = {
-            "execution": self.dice.choice(producer.ids or ["none"]),
-            "program": self.dice.choice(("p", "q")),
-            "recorded_by": self.now(),
-        }
-        name = self.dice.choice(("execution", "execution", "program", "recorded_by"))
-        with closing(Desk(self.data)) as desk:
-            desk.ask("forget", {name: selection[name]}, "somebody")
-
-    def _let_hours_pass(self) -> None:
-        self.pass_time(self.dice.choice((3700.0, 90_000.0)))
-
-    def _lose_views(self) -> None:
-        """An operator deletes what is disposable, with the projector stopped."""
-        self.stop()
-        for path in self.data.glob(
-            self.dice.choice(("views-*.db", "views.current", "directory.json", "views*"))
-        ):
-            path.unlink()
-        self._start()
-
-    # The end
-
-    def _heal(self) -> None:
-        self.fate.note("heal")
-        self.fate.heal()
-        self.server.refuses = 0
-        self._back = 0.0
-
-    def _drain(self) -> None:
-        """Nothing goes wrong any more: everything that anybody still holds has to arrive."""
-        self.guarded(self.stop)
-        self.fate.heal()
-        self._start()
-        for _ in range(200):
-            for producer in self.producers:
-                producer.send(10_000)
-            self._tidy()
-            while self._take(1000):
-                pass
-            for producer in self.producers:
-                producer.read_mark()
-            assert self.process is not None
-            store = self.process.store
-            last, due = store.last_position(), self._due(store)
-            if not due and all(p.position() == last for p in self.process.projections):
-                return
-        raise Failure(f"it does not come to rest: {due or 'a view does not follow'}")
-
-    def _due(self, store: SqliteEventStore) -> dict[str, list[int]]:
-        """What producers hold and the store does not know; or knows, and they were not told."""
-        accounts = {account.source: account for account in store.producers()}
-        due = {}
-        for producer in self.producers:
-            account = accounts.get(producer.source)
-            settled = SequenceSet(account.ranges if account else ())
-            waiting = [n for n in sorted(producer.held) if n not in settled or n <= settled.mark]
-            if waiting:
-                due[producer.source] = waiting
-        return due
 
 
 @cache
