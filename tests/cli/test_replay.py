@@ -24,10 +24,10 @@ from servers import Valkey, free_port
 
 @pytest.fixture
 def filled(make_settings: Callable[..., Settings], valkey: Valkey) -> Settings:
-    """A store of 20,000 events and no view yet."""
+    """A store of 12,000 events and no view yet."""
     settings = make_settings(valkey.url)
     store = SqliteEventStore(settings.store_path)
-    entries = [registration("r1", 1), *(execution(f"e{n}", n) for n in range(2, 20_001))]
+    entries = [registration("r1", 1), *(execution(f"e{n}", n) for n in range(2, 12_001))]
     store.append([(f"0-{n}", wire.decode(fields)) for n, fields in enumerate(entries, 1)])
     store.close()
     return settings
@@ -69,8 +69,8 @@ def test_replay_beside_a_projector_that_ingests_and_an_api_that_answers(
         command("projector", env=env, cwd=tmp_path) as projector,
         command("api", env=env, cwd=tmp_path) as api,
     ):
-        eventually(answers(port, "/health/ready"))
-        eventually(lambda: positioned(port) >= 20_000)
+        eventually(answers(port, "/health/ready"), within=60)
+        eventually(lambda: positioned(port) >= 12_000, within=60)
         asker = threading.Thread(target=ask)
         asker.start()
         before = current_view(filled.data_dir)
@@ -107,13 +107,13 @@ def test_a_killed_replay_is_gone_on_with(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as replay:
-        eventually(lambda: built(filled) >= 5000)
+        eventually(lambda: built(filled) >= 5000, within=60)
         kill_9(replay.pid)
     at = built(filled)
     assert at >= 5000
     ended = run("replay", "sql", env=env, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert "sql: 20,000 events" in ended.stdout
+    assert "sql: 12,000 events" in ended.stdout
     assert run("replay", "directory", env=env, cwd=tmp_path).returncode == 0
     assert run("verify", env=env, cwd=tmp_path).returncode == 1  # the registry is empty
     assert run("replay", "registry", env=env, cwd=tmp_path).returncode == 0
@@ -139,9 +139,9 @@ def test_a_projector_killed_while_it_puts_a_build_in_force_does_so_when_it_is_ba
     """The request outlives the projector, and the command waits for the next one."""
     env = environment(tmp_path, REDIS_URL=filled.redis_url)
     with command("projector", env=env, cwd=tmp_path) as projector:
-        eventually(lambda: built(filled) == 20_000)
+        eventually(lambda: built(filled) == 12_000, within=60)
         with command("replay", "sql", env=env, cwd=tmp_path) as replay:
-            eventually((filled.data_dir / "sql.build").exists)
+            eventually((filled.data_dir / "sql.build").exists, within=60)
             kill_9(projector.pid)
             with command("projector", env=env, cwd=tmp_path) as again:
                 out, _ = replay.communicate(timeout=60)
