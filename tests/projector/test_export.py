@@ -117,6 +117,26 @@ def test_bytes_that_another_language_wrote_unknown_fields_and_dead_letters_come_
     assert len(again.dead_letters()) == 2
 
 
+def test_a_dead_letter_that_was_dropped_stays_dropped_and_its_number_settled(tmp_path: Path) -> None:
+    spoilt = {**execution("b", 2), b"body": b"[]"}
+    store = ledger(tmp_path / "one", [execution("a", 1)])
+    deliver(store, [spoilt, SPOILT])
+    whole = export(store)
+    [unreadable, dropped] = store.dead_letters()
+    store.drop_dead_letters([dropped.id])
+    again = imported(tmp_path / "two", export(store))
+    assert state(again) == state(store)
+    assert [account.missing for account in again.producers()] == [[]]
+    assert [letter.raw for letter in again.dead_letters()] == [unreadable.raw]
+    assert list(again.check()) == []
+    before = imported(tmp_path / "three", whole)
+    assert len(before.dead_letters()) == 2
+    bring_in(before, export(store))
+    assert state(before) == state(store)
+    bring_in(store, whole)
+    assert state(before) == state(store), "an older export brings nothing back"
+
+
 def test_a_line_can_be_read_by_a_person_and_by_any_language(tmp_path: Path) -> None:
     store = ledger(tmp_path, [execution("a", 1, body={"inputs": {"q": 1}}), FOREIGN])
     header, first, second, end = map(orjson.loads, export(store).splitlines())

@@ -29,6 +29,7 @@ _VERSION = 1
 _MOST_LINES = 1000  # between two digests
 _MOST_BYTES = 8 << 20  # likewise
 _LONGEST_LINE = 1 << 30
+_LETTERS_AT_ONCE = 10
 _AGAIN = "get the file again, or export anew"
 
 
@@ -49,16 +50,18 @@ def write_archive(
         How many dead letters were written.
     """
     out = _Writer(write)
-    letters = _oldest_first(store) if upto >= store.last_position() else iter(())
+    with_letters = upto >= store.last_position()
     out.line({"format": _FORMAT, "version": _VERSION, "ledger_id": store.ledger_id, "upto": upto})
     for event in store.read_all(upto=upto):
         out.raw(_event_line(event))
         if event.position % _MOST_LINES == 0:
             progress(event.position)
-    count = 0
-    for letter in letters:
-        out.raw(_letter_line(letter))
-        count += 1
+    count = after = 0
+    while with_letters and (letters := store.all_dead_letters(after, _LETTERS_AT_ONCE)):
+        for letter in letters:
+            out.raw(_letter_line(letter))
+        count += len(letters)
+        after = letters[-1].id or 0
     out.close({"events": upto, "dead_letters": count})
     progress(upto)
     return count
@@ -204,11 +207,12 @@ class Archive:
 
     def _letter(self, fields: dict[str, Any]) -> DeadLetter:
         try:
-            raw = _bytes(fields, "entry")
-            assert raw is not None
-            return DeadLetter(**fields["dead_letter"], raw=raw)
-        except (TypeError, AssertionError):
+            letter = DeadLetter(**fields["dead_letter"], raw=_bytes(fields, "entry") or b"")
+        except TypeError:
             raise self._damaged("its dead letter can't be read") from None
+        if not letter.raw and letter.dropped_at is None:
+            raise self._damaged("it has no entry")
+        return letter
 
     def _damaged(self, what: str, *, after: int = 0) -> InvalidInput:
         return InvalidInput(f"line {self._line + after} is damaged: {what}; {_AGAIN}")
@@ -223,9 +227,9 @@ def _event_line(event: StoredEvent) -> bytes:
 
 
 def _letter_line(letter: DeadLetter) -> bytes:
-    about = asdict(letter)
-    raw = about.pop("raw")
-    return b'{"dead_letter":%s,%s}\n' % (orjson.dumps(about), _embedded("entry", raw))
+    about = orjson.dumps({name: value for name, value in asdict(letter).items() if name not in ("id", "raw")})
+    entry = b"" if letter.dropped_at is not None else b"," + _embedded("entry", letter.raw)
+    return b'{"dead_letter":%s%s}\n' % (about, entry)
 
 
 def _embedded(name: str, raw: bytes) -> bytes:
@@ -240,16 +244,3 @@ def _bytes(fields: dict[str, Any], name: str) -> bytes | None:
         return orjson.dumps(fields[name])
     text = fields.get(f"{name}_text")
     return None if text is None else text.encode()
-
-
-def _oldest_first(store: EventStore) -> Iterator[DeadLetter]:
-    """Every dead letter; few are in memory at once, except for their numbers."""
-    ids: list[int] = []
-    before: int | None = None
-    while page := store.dead_letters(limit=100, before=before):
-        ids += [letter.id for letter in page if letter.id is not None]
-        before = ids[-1]
-    for number in reversed(ids):
-        letter = store.dead_letter(number)
-        if letter is not None:  # not one that was dropped just now
-            yield letter

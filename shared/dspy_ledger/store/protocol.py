@@ -71,7 +71,8 @@ class DeadLetter:
     """A stream entry that is no valid event, with everything it came with.
 
     ``raw`` is the entry as :func:`dspy_ledger.wire.pack` makes it, so that no byte is lost; ``reason`` is
-    a short stable word, ``detail`` a sentence. ``id`` and ``recorded_at`` are the store's.
+    a short stable word, ``detail`` a sentence. ``id``, ``recorded_at`` and ``dropped_at`` are the store's;
+    one that was dropped has no bytes any more.
     """
 
     stream_id: str
@@ -83,6 +84,7 @@ class DeadLetter:
     sequence: int | None = None
     id: int | None = None
     recorded_at: str | None = None
+    dropped_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,9 @@ class EventStore(Protocol):
 
     def dead_letter(self, letter_id: int) -> DeadLetter | None:
         """One dead letter."""
+
+    def all_dead_letters(self, after: int, limit: int) -> list[DeadLetter]:
+        """Dead letters with an id above ``after``, oldest first, and those that were dropped among them."""
 
     def drop_dead_letters(self, ids: Sequence[int]) -> int:
         """Give dead letters up: their bytes go, their sequence numbers stay settled. How many there were."""

@@ -43,8 +43,8 @@ _COLUMNS = (
 )
 _SELECT = f"SELECT {_COLUMNS} FROM events e LEFT JOIN bodies b USING (position)"  # noqa: S608  constants only
 _SELECT_LETTER = (
-    "SELECT stream_id, reason, detail, raw, digest, source, sequence, id, recorded_at FROM dead_letters"
-    " WHERE dropped_at IS NULL"
+    "SELECT stream_id, reason, detail, raw, digest, source, sequence, id, recorded_at, dropped_at"
+    " FROM dead_letters"
 )
 _ERASED = EVENT_TYPES["BodyErased"]
 _KNOWN_TYPES = {kind: kind for kind in EVENT_TYPES.values()}
@@ -219,6 +219,12 @@ class SqliteEventStore:
             self._erase_as_told(new)
             for letter in dead_letters:
                 self._bury([letter], letter.recorded_at or self._now())
+                if letter.dropped_at is not None:
+                    self._db.execute(
+                        "UPDATE dead_letters SET dropped_at = ?, raw = x'' WHERE stream_id = ? AND digest = ?"
+                        " AND dropped_at IS NULL",
+                        (letter.dropped_at, letter.stream_id, letter.digest),
+                    )
             touched: dict[str, Account] = {}
             for event in new:
                 self._account(event.source, touched).arrive(event.sequence)
@@ -469,13 +475,20 @@ class SqliteEventStore:
     def dead_letters(self, *, limit: int = 100, before: int | None = None) -> list[DeadLetter]:
         """The newest dead letters (with an id below ``before``), newest first."""
         rows = self._db.execute(
-            f"{_SELECT_LETTER} AND id < coalesce(?, 9e18) ORDER BY id DESC LIMIT ?", (before, limit)
+            f"{_SELECT_LETTER} WHERE dropped_at IS NULL AND id < coalesce(?, 9e18) ORDER BY id DESC LIMIT ?",
+            (before, limit),
         )
+        return [DeadLetter(*row) for row in rows]
+
+    def all_dead_letters(self, after: int, limit: int) -> list[DeadLetter]:
+        """Dead letters with an id above ``after``, oldest first, and those that were dropped among them."""
+        rows = self._db.execute(f"{_SELECT_LETTER} WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         return [DeadLetter(*row) for row in rows]
 
     def dead_letter(self, letter_id: int) -> DeadLetter | None:
         """One dead letter."""
-        row = self._db.execute(f"{_SELECT_LETTER} AND id = ?", (letter_id,)).fetchone()
+        select = f"{_SELECT_LETTER} WHERE dropped_at IS NULL AND id = ?"
+        row = self._db.execute(select, (letter_id,)).fetchone()
         return DeadLetter(*row) if row else None
 
     def drop_dead_letters(self, ids: Sequence[int]) -> int:
