@@ -62,7 +62,7 @@ def write_archive(
             out.raw(_letter_line(letter))
         count += len(letters)
         after = letters[-1].id or 0
-    out.close({"events": upto, "dead_letters": count})
+    out.seal({"events": upto, "dead_letters": count})
     progress(upto)
     return count
 
@@ -81,15 +81,13 @@ class _Writer:
         self._lines.append(line)
         self._size += len(line)
         if len(self._lines) >= _MOST_LINES or self._size >= _MOST_BYTES:
-            self._seal({})
+            self.seal()
 
-    def close(self, counts: dict[str, int]) -> None:
-        self._seal(counts)
-
-    def _seal(self, counts: dict[str, int]) -> None:
+    def seal(self, counts: dict[str, int] | None = None) -> None:
+        """Write a digest after what stands before it; ``counts`` make it the last one."""
         lines = b"".join(self._lines)
         self._digest.update(lines)
-        seal = {**({"end": counts} if counts else {}), "digest": f"sha256:{self._digest.hexdigest()}"}
+        seal = {**({} if counts is None else {"end": counts}), "digest": f"sha256:{self._digest.hexdigest()}"}
         line = orjson.dumps(seal, option=orjson.OPT_APPEND_NEWLINE)
         self._digest.update(line)
         self._write(lines + line)
@@ -98,9 +96,8 @@ class _Writer:
 
 @dataclass(slots=True)
 class Batch:
-    """What stands between two digests; ``line`` is the number of the second one's line."""
+    """What stands between two digests."""
 
-    line: int
     events: list[StoredEvent] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
@@ -140,7 +137,7 @@ class Archive:
 
     def batches(self) -> Iterator[Batch]:
         """Every batch, each after its digest was right; ends only at the last line of a whole file."""
-        batch, position, letters = Batch(0), 0, 0
+        batch, position, letters = Batch(), 0, 0
         while True:
             before = self._digest.hexdigest()
             fields = self._next()
@@ -153,7 +150,6 @@ class Archive:
             elif "digest" in fields:
                 if fields["digest"] != f"sha256:{before}":
                     raise self._damaged("a line since the digest before it is not as it was written")
-                batch.line = self._line
                 end = fields.get("end")
                 if end is not None and end != {"events": position, "dead_letters": letters}:
                     raise self._damaged(f"it counts {end}, but {position} and {letters} stand before it")
@@ -161,7 +157,7 @@ class Archive:
                 if end is not None:
                     self._expect_nothing_more()
                     return
-                batch = Batch(0)
+                batch = Batch()
             else:
                 raise self._damaged("it is no line of an export")
 
