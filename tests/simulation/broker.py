@@ -240,12 +240,16 @@ class Server:
         return [_spelled(i) for i in ids]
 
     def _xack(self, key: str, name: bytes, *ids: bytes) -> int:
+        if key not in self.keys or name not in self.stream(key).groups:
+            return 0
         pending = self.stream(key).groups[name].pending
         done = pending & {_id(i) for i in ids}
         pending -= done
         return len(done)
 
     def _xpending_range(self, key: str, name: bytes, min: Any, max: Any, count: int) -> list[Any]:  # noqa: A002
+        if key not in self.keys or name not in self.stream(key).groups:
+            raise redis.ResponseError("NOGROUP")
         first, last = _bound(min, 1), _bound(max, -1)
         found = sorted(i for i in self.stream(key).groups[name].pending if first <= i <= last)
         return [{"message_id": _spelled(i)} for i in found[:count]]
