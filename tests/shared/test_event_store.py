@@ -385,3 +385,10 @@ def test_a_file_that_is_no_ledger_and_a_newer_one_are_refused_in_one_line_and_le
         with pytest.raises(StoreError, match="upgrade dspy-ledger") as newer:
             SqliteEventStore(tmp_path / "newer.db", readonly=readonly)
         assert open_below() == [], (no_ledger, newer)
+
+
+def test_a_store_whose_making_was_cut_short_is_said_to_be_empty(tmp_path: Path) -> None:
+    """A reader said that a table was missing, and to restore a backup."""
+    (tmp_path / "ledger.db").touch()
+    with pytest.raises(StoreError, match="still empty; start the projector"):
+        SqliteEventStore(tmp_path / "ledger.db", readonly=True)

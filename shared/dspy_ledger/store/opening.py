@@ -68,6 +68,8 @@ def open_readonly(path: Path) -> sqlite3.Connection:
         raise StoreError(f"there is no event store at {path}; start the projector first")
     with closed_on_error(connect(path, readonly=True)) as db:
         db.execute("PRAGMA query_only = ON")
+        if not db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+            raise StoreError(f"the event store {path} is still empty; start the projector first")
         if schema_version(db, path) < SCHEMA_VERSION:
             raise StoreError(f"{path} is of an older release; start the projector once, which brings it up")
     return db
