@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from dspy_ledger.errors import StartupError
 from dspy_ledger.keys import Keys
 from dspy_ledger.projector import Ingest, Live, Patience
-from dspy_ledger.projector.portion import Portion
+from dspy_ledger.projector.portion import Portion, in_pieces
 from dspy_ledger.projector.server import Sight, change_of, look_at
 from dspy_ledger.projector.watch import Watch
 from dspy_ledger.store import SqliteEventStore
@@ -425,6 +426,15 @@ class _Sized(bytes):
 
     def __len__(self) -> int:
         return self.size
+
+
+@given(st.lists(st.integers(0, 9 << 20), max_size=30))
+def test_what_came_is_cut_into_pieces_that_fit_and_nothing_is_left_out(sizes: list[int]) -> None:
+    fields = [{b"__data__": _Sized(size)} for size in sizes]
+    pieces = [sizes[piece] for piece in in_pieces(fields)]
+    assert [size for piece in pieces for size in piece] == sizes
+    assert all(sum(piece) <= 8 << 20 or len(piece) == 1 for piece in pieces)
+    assert all(sum(one) + other[0] > 8 << 20 for one, other in itertools.pairwise(pieces))
 
 
 def test_small_entries_are_soon_asked_for_a_thousand_at_a_time() -> None:

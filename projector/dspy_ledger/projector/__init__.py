@@ -4,16 +4,19 @@ from dspy_ledger.projector.catalog import Catalog, Content, Program, Registered
 from dspy_ledger.projector.directory import Directory
 from dspy_ledger.projector.ingest import Decoded, Ingest, decode_entries
 from dspy_ledger.projector.lease import WriterLease
-from dspy_ledger.projector.live import Live
+from dspy_ledger.projector.live import Chore, Live
 from dspy_ledger.projector.patience import Halted, Patience
 from dspy_ledger.projector.projection import Checkpoint, Projection, catch_up, project
 from dspy_ledger.projector.registry import Registry
 from dspy_ledger.projector.sql import SqlViews
+from dspy_ledger.projector.trimming import Trimming
+from dspy_ledger.projector.watch import Watch
 from dspy_ledger.projector.worker import Worker, run_worker
 
 __all__ = [
     "Catalog",
     "Checkpoint",
+    "Chore",
     "Content",
     "Decoded",
     "Directory",
@@ -26,6 +29,8 @@ __all__ = [
     "Registered",
     "Registry",
     "SqlViews",
+    "Trimming",
+    "Watch",
     "Worker",
     "WriterLease",
     "catch_up",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["Portion"]
+__all__ = ["Portion", "in_pieces"]
 
 _FIRST = 16
 _MOST_BYTES = 8 << 20
@@ -25,9 +25,25 @@ class Portion:
         """Learn from what came."""
         if not fields:
             return
-        size = sum(len(value) for entry in fields for value in entry.values())
+        size = sum(map(_size, fields))
         fitting = _MOST_BYTES * len(fields) // max(size, 1)
         if fitting < self.count:
             self.count = max(1, fitting)
         elif len(fields) >= self.count:
             self.count = min(self._most, fitting, self.count * 2)
+
+
+def in_pieces(fields: Sequence[Mapping[bytes, bytes]]) -> Iterator[slice]:
+    """Where to cut what came after all: pieces of 8 MiB at most, or of one entry."""
+    start = size = 0
+    for at, entry in enumerate(fields):
+        size += _size(entry)
+        if size > _MOST_BYTES and at > start:
+            yield slice(start, at)
+            start, size = at, _size(entry)
+    if fields:
+        yield slice(start, len(fields))
+
+
+def _size(entry: Mapping[bytes, bytes]) -> int:
+    return sum(map(len, entry.values()))

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from typing import TypeVar
 
 import redis
@@ -20,6 +21,7 @@ from dspy_ledger.projector.builds import drop_abandoned_builds
 from dspy_ledger.projector.live import Live
 from dspy_ledger.projector.office import open_office
 from dspy_ledger.projector.patience import Halted, Patience
+from dspy_ledger.projector.portion import in_pieces
 from dspy_ledger.projector.requests import Clerk, Desk
 from dspy_ledger.projector.stream import OnBatch, subscribe
 from dspy_ledger.projector.trimming import Trimming
@@ -102,8 +104,9 @@ class Worker:
         reading = True
 
         async def on_batch(ids: Sequence[bytes], fields: Sequence[Mapping[bytes, bytes]]) -> None:
-            if reading:
-                await self._guarded(lambda: live.take(ids, fields))
+            for piece in in_pieces(fields):
+                if reading:
+                    await self._guarded(partial(live.take, ids[piece], fields[piece]))
 
         await self._guarded(live.read_again)
         last_id = await self._work(lambda: live.ingest.last_id)
