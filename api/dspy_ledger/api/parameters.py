@@ -33,14 +33,13 @@ __all__ = [
     "ExecutionQuery",
     "ModelQuery",
     "PageQuery",
+    "PastQuery",
     "ProducerQuery",
     "ProgramQuery",
-    "Query",
     "VersionQuery",
     "described",
     "moment",
     "read_query",
-    "refuse_query",
 ]
 
 _MOMENT = re.compile(
@@ -105,10 +104,13 @@ AsOf = Annotated[int | str, BeforeValidator(_position_or_moment), WithJsonSchema
 Label = Annotated[Given, AfterValidator(_with_plus)]
 
 
-class Query(BaseModel):
-    """What every question takes."""
+_CONFIG = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+class PastQuery(BaseModel):
+    """What every question about what has a past takes."""
+
+    model_config = _CONFIG
 
     as_of: AsOf | None = Field(
         None,
@@ -116,8 +118,10 @@ class Query(BaseModel):
     )
 
 
-class PageQuery(Query):
+class PageQuery(BaseModel):
     """What every list takes."""
+
+    model_config = _CONFIG
 
     name: ClassVar[str]
     key: ClassVar[type[Key]] = int
@@ -140,7 +144,7 @@ class PageQuery(Query):
         return decode_cursor(self.cursor, self.name, {**self.filters(), **path}, self.key)
 
 
-class ProgramQuery(PageQuery):
+class ProgramQuery(PageQuery, PastQuery):
     """Filters of the programs."""
 
     name = "programs"
@@ -152,13 +156,13 @@ class ProgramQuery(PageQuery):
     q: Given | None = Field(None, description="Text in id, name or description; upper or lower case.")
 
 
-class VersionQuery(PageQuery):
+class VersionQuery(PageQuery, PastQuery):
     """A program's versions have no filters."""
 
     name = "versions"
 
 
-class ModelQuery(PageQuery):
+class ModelQuery(PageQuery, PastQuery):
     """Models have no filters."""
 
     name = "models"
@@ -170,17 +174,15 @@ class ProducerQuery(PageQuery):
 
     name = "producers"
     key = str
-    as_of: ClassVar[None] = None  # type: ignore[misc]  # no field here
 
 
 class DeadLetterQuery(PageQuery):
     """Dead letters have no filters, and are told as they are now."""
 
     name = "deadletters"
-    as_of: ClassVar[None] = None  # type: ignore[misc]  # no field here
 
 
-class ExecutionQuery(PageQuery):
+class ExecutionQuery(PageQuery, PastQuery):
     """Filters of the executions."""
 
     name = "executions"
@@ -201,7 +203,7 @@ class ExecutionQuery(PageQuery):
     )
 
 
-class EvaluationQuery(PageQuery):
+class EvaluationQuery(PageQuery, PastQuery):
     """Filters of a program's evaluations."""
 
     name = "evaluations"
@@ -210,7 +212,7 @@ class EvaluationQuery(PageQuery):
     model_id: Given | None = None
 
 
-Q = TypeVar("Q", bound=Query)
+Q = TypeVar("Q", bound=BaseModel)
 
 
 def read_query(request: Request, model: type[Q]) -> Q:
@@ -237,17 +239,7 @@ def read_query(request: Request, model: type[Q]) -> Q:
         raise BadParameters([_told(one, sorted(model.model_fields)) for one in told]) from None
 
 
-def refuse_query(request: Request) -> None:
-    """For paths that take no parameters, so that one given by mistake is told.
-
-    Raises:
-        BadParameters: naming them.
-    """
-    if request.scope["query_string"]:
-        raise BadParameters([_error(name, "this path takes no parameters") for name in request.query_params])
-
-
-def described(model: type[Query]) -> dict[str, Any]:
+def described(model: type[BaseModel]) -> dict[str, Any]:
     """The parameters of a question for its OpenAPI entry."""
     parameters = []
     for name, told in model.model_json_schema()["properties"].items():

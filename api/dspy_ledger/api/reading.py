@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from dspy_ledger.api.models_file import ModelsFile
-from dspy_ledger.api.parameters import BadParameters, Query
+from dspy_ledger.api.parameters import BadParameters, PastQuery
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.errors import StoreError
 from dspy_ledger.settings import Settings
@@ -208,7 +208,7 @@ def sources_of(request: Request) -> Sources:
 
 
 @contextmanager
-def ask(request: Request, query: Query | None = None) -> Iterator[Question]:
+def ask(request: Request, query: PastQuery | None = None) -> Iterator[Question]:
     """A question, of the past where the query says so; its position is also told when it ends in an error.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from dspy_ledger.api import schemas
-from dspy_ledger.api.parameters import ExecutionQuery, Query, described, read_query
+from dspy_ledger.api.parameters import ExecutionQuery, PastQuery, described, read_query
 from dspy_ledger.api.problems import UnknownExecution
 from dspy_ledger.api.queries.evaluations import evaluations_of_execution
 from dspy_ledger.api.queries.executions import one_execution, page_of_executions, with_event
@@ -35,11 +35,11 @@ async def list_executions(request: Request) -> JSONResponse:
     "/{execution_id}",
     summary="One execution with inputs, outputs, calls and feedback",
     responses=answers(schemas.ExecutionDetail, 400, 404, 503),
-    openapi_extra=described(Query),
+    openapi_extra=described(PastQuery),
 )
 async def get_execution(request: Request, execution_id: str) -> JSONResponse:
     """The row of the view, the event it came from, and what was said of it since."""
-    with ask(request, read_query(request, Query)) as question:
+    with ask(request, read_query(request, PastQuery)) as question:
         execution = one_execution(question, execution_id)
         if execution is None:
             raise UnknownExecution(execution_id)

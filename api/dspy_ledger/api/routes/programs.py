@@ -9,8 +9,8 @@ from dspy_ledger.api import schemas
 from dspy_ledger.api.parameters import (
     EvaluationQuery,
     ModelQuery,
+    PastQuery,
     ProgramQuery,
-    Query,
     VersionQuery,
     described,
     read_query,
@@ -60,11 +60,11 @@ async def list_models(request: Request) -> JSONResponse:
     "/{program_id}",
     summary="One program with its version labels and totals",
     responses=answers(schemas.ProgramDetail, 400, 404, 503),
-    openapi_extra=described(Query),
+    openapi_extra=described(PastQuery),
 )
 async def get_program(request: Request, program_id: str) -> JSONResponse:
     """What is known of a program as a whole."""
-    with ask(request, read_query(request, Query)) as question:
+    with ask(request, read_query(request, PastQuery)) as question:
         return question.answer(one_program(question, program_id))
 
 
@@ -85,11 +85,11 @@ async def list_versions(request: Request, program_id: str) -> JSONResponse:
     "/{program_id}/versions/{version}",
     summary="One version with source code, signature, state and totals per model",
     responses=answers(schemas.VersionDetail, 400, 404, 503),
-    openapi_extra=described(Query),
+    openapi_extra=described(PastQuery),
 )
 async def get_version(request: Request, program_id: str, version: str) -> JSONResponse:
     """Everything that its registration recorded."""
-    with ask(request, read_query(request, Query)) as question:
+    with ask(request, read_query(request, PastQuery)) as question:
         item = one_version(question, program_id, version)
         event = sources_of(request).event_at(
             item["position"], program_id=program_id, content_hash=item["content_hash"]
@@ -115,11 +115,11 @@ async def list_evaluations(request: Request, program_id: str) -> JSONResponse:
     "/{program_id}/tree",
     summary="A program's versions and derived programs as one hierarchy",
     responses=answers(schemas.ProgramTree, 400, 404, 503),
-    openapi_extra=described(Query),
+    openapi_extra=described(PastQuery),
 )
 async def get_program_tree(request: Request, program_id: str) -> JSONResponse:
     """Optimized variants lie under the version they came from, derived programs under theirs."""
-    with ask(request, read_query(request, Query)) as question:
+    with ask(request, read_query(request, PastQuery)) as question:
         require_program(question, program_id)
         programs = tree_programs(question)
         versions = tree_versions(question, programs_below(program_id, programs))
