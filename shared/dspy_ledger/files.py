@@ -18,15 +18,16 @@ LEASE = "writer.lock"
 """The file in the data dir that its one writer keeps locked."""
 
 
-def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[bytes], *, durable: bool = True) -> None:
     """Write a file, given whole or in pieces, by temp file → fsync → rename → fsync of the folder."""
-    write_together({path: content})
+    write_together({path: content}, durable=durable)
 
 
-def write_together(contents: Mapping[Path, bytes | Iterable[bytes]]) -> None:
+def write_together(contents: Mapping[Path, bytes | Iterable[bytes]], *, durable: bool = True) -> None:
     """Write many files, each atomically; their folders are synced once each, at the end.
 
-    All are durable once this returns. When it raises, some may be written; none is half-written.
+    All are durable once this returns, unless that is not wanted: then only this machine's next start can
+    take them back. When it raises, some may be written; none is half-written.
     """
     temps: list[tuple[Path, Path]] = []
     try:
@@ -36,16 +37,18 @@ def write_together(contents: Mapping[Path, bytes | Iterable[bytes]]) -> None:
             temps.append((temp, path))
             with temp.open("wb") as file:
                 file.writelines([content] if isinstance(content, bytes) else content)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
         for temp, path in temps:
             temp.replace(path)
     except BaseException:
         for temp, _ in temps:
             temp.unlink(missing_ok=True)
         raise
-    for folder in dict.fromkeys(path.parent for path in contents):
-        sync_folder(folder)
+    if durable:
+        for folder in dict.fromkeys(path.parent for path in contents):
+            sync_folder(folder)
 
 
 def sweep(folder: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_batch_that_fails_in_the_middle_is_made_good_by_the_next_attempt(
     live = run(store, tmp_path)
     catch_up(store, live)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     batch = append(store, [execution("c", 3), registration("d", 4, content="c1:1"), evaluation("e", 5)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from dspy_ledger.errors import FoldError, InvalidInput, StartupError
 from dspy_ledger.keys import Keys
 from dspy_ledger.projector import Directory, SqlViews, catch_up
 from dspy_ledger.projector.adoption import replay_actions
-from dspy_ledger.projector.builds import ReadingStore, build_view, drop_abandoned_builds
+from dspy_ledger.projector.builds import ReadingStore, build_directory, build_view, drop_abandoned_builds
 from dspy_ledger.projector.claims import Claim, claimed
 from dspy_ledger.projector.office import Office, open_office
 from dspy_ledger.projector.projection import advance
@@ -162,8 +163,6 @@ def test_a_killed_build_survives_a_projector_that_starts_and_goes_after_a_day(se
     build = settings.data_dir / claimed(settings.data_dir, "sql")["view"]
     assert build.exists()
     note = settings.data_dir / "sql.build"
-    import os
-
     os.utime(note, (0, 0))
     drop_abandoned_builds(settings.data_dir)
     assert not build.exists()
@@ -226,8 +225,8 @@ def test_the_directory_grows_while_it_is_mended(settings: Settings) -> None:
         lines = settings.programs_dir / "p/executions/2026-11-22.jsonl"
         lines.write_bytes(lines.read_bytes().replace(b'"e7"', b'"e8"'))
         store = kept(ReadingStore(settings.store_path))
-        folder = settings.data_dir / "directory-build"
-        catch_up(store, Directory(folder / "programs", folder, store))
+        claim = kept(Claim(settings.data_dir, "directory"))
+        build_directory(settings.data_dir, store, claim, fresh=False, tell=lambda _: None)
         arguments = {"projection": "directory", "retry": [], "prune": False}
         for n, _ in enumerate(replay_actions(office)["replay"](arguments)):
             append(office.store, [execution(f"during{n}", 100 + n), registration(f"also{n}", 200 + n)])

@@ -9,6 +9,7 @@ from typing import Any
 
 from dspy_ledger.errors import StoreError
 from dspy_ledger.projector.builds import directory_build
+from dspy_ledger.projector.claims import noted
 from dspy_ledger.projector.directory import Directory
 from dspy_ledger.projector.office import Office
 from dspy_ledger.projector.projection import BATCH, advance, catch_up
@@ -53,11 +54,11 @@ def _adopt_view(office: Office, arguments: Mapping[str, Any]) -> Work:
 
 def _adopt_directory(office: Office, arguments: Mapping[str, Any]) -> Work:
     folder = directory_build(office.settings.data_dir)
-    if not folder.is_dir():
-        raise StoreError(f"there is no build in {folder}; run `dspy-ledger replay directory` again")
+    if not noted(office.settings.data_dir, "directory") or not folder.is_dir():
+        raise StoreError("the build is gone, or the machine was started anew; replay the directory again")
     store, live = office.store, office.directory
     live.reread()
-    built = Directory(folder / "programs", folder, store)
+    built = Directory(folder / "programs", folder, store, durable=False)
 
     def level() -> bool:
         advance(store, live)

@@ -81,7 +81,7 @@ def build_directory(data_dir: Path, store: EventStore, claim: Claim, *, fresh: b
     if fresh or not claim.note:
         shutil.rmtree(folder, ignore_errors=True)
         claim.write(folder=folder.name)
-    directory = Directory(folder / "programs", folder, store)
+    directory = Directory(folder / "programs", folder, store, durable=False)
     _fill(store, directory, tell)
     directory.close()
 

@@ -14,7 +14,7 @@ import orjson
 from dspy_ledger.errors import StartupError
 from dspy_ledger.files import make_folder
 
-__all__ = ["Claim", "claimed", "drop_abandoned"]
+__all__ = ["Claim", "claimed", "drop_abandoned", "noted"]
 
 _KEPT = 24 * 3600.0  # seconds: a build that nobody went on with for so long is removed
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -49,8 +49,7 @@ class Claim:
     @property
     def note(self) -> dict[str, Any]:
         """What :meth:`write` noted last on this run of the machine; empty when nothing."""
-        note = _read(self._path)
-        return note if note.pop("boot", None) == _boot() else {}
+        return _of_this_boot(_read(self._path))
 
     def write(self, **note: object) -> None:
         """Note what is being built; nothing, when it is done with."""
@@ -66,6 +65,11 @@ class Claim:
 def claimed(data_dir: Path, kind: str) -> dict[str, Any]:
     """What is noted as being built, whether somebody is at it or may come back."""
     return _read(_path(data_dir, kind))
+
+
+def noted(data_dir: Path, kind: str) -> dict[str, Any]:
+    """What :attr:`Claim.note` tells, for whoever does not claim it."""
+    return _of_this_boot(claimed(data_dir, kind))
 
 
 def drop_abandoned(
@@ -107,6 +111,10 @@ def _read(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, orjson.JSONDecodeError):
         return {}
     return note if isinstance(note, dict) else {}
+
+
+def _of_this_boot(note: dict[str, Any]) -> dict[str, Any]:
+    return note if note.pop("boot", None) == _boot() else {}
 
 
 def _boot() -> str | None:

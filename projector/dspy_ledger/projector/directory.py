@@ -67,6 +67,7 @@ class Directory:
         programs_dir: where the files go; nothing is written outside it but the checkpoint.
         data_dir: where the checkpoint lies.
         store: the ledger.
+        durable: false for a build: nothing waits for the disk, and a power cut takes it.
 
     Raises:
         OSError: a folder or file can't be written.
@@ -76,10 +77,13 @@ class Directory:
     version = DIRECTORY_VERSION
     types: Sequence[str] = ()
 
-    def __init__(self, programs_dir: Path, data_dir: Path, store: EventStore) -> None:
+    def __init__(
+        self, programs_dir: Path, data_dir: Path, store: EventStore, *, durable: bool = True
+    ) -> None:
         self._root = programs_dir
         self._checkpoint_path = data_dir / CHECKPOINT
         self._store = store
+        self._durable = durable
         self._folders: set[Path] = set()
         self._catalog: Catalog | None = None
         make_folder(data_dir)
@@ -112,7 +116,7 @@ class Directory:
             "programs_dir": str(self._root.absolute()),
             **asdict(Checkpoint.after(self._store, batch[-1])),
         }
-        write_atomically(self._checkpoint_path, _document(checkpoint))
+        write_atomically(self._checkpoint_path, _document(checkpoint), durable=self._durable)
         self._position, self._catalog = batch[-1].position, catalog
 
     def reread(self) -> None:
@@ -218,11 +222,13 @@ class Directory:
         for folder in {path.parent for path in (*pending.lines, *pending.files)} - self._folders:
             make_folder(folder)
             self._folders.add(folder)
-        append_lines(pending.lines)
+        append_lines(pending.lines, durable=self._durable)
         for path, positions in pending.bodiless.items():
             change_lines(path, positions, bodiless_line)
         changed = {path: new for path, new in pending.files.items() if _differs(path, new)}
-        write_together(changed)
+        write_together(changed, durable=self._durable)
+        if not self._durable:
+            return
         # A file that is as it should be may have been renamed by a process killed before it synced.
         for folder in {path.parent for path in pending.files.keys() - changed.keys()}:
             sync_folder(folder)

@@ -16,8 +16,8 @@ _START = b'{"position":'
 _LINE = re.compile(rb'\{"position":(\d+)[,}]')
 
 
-def append_lines(lines: Mapping[Path, Iterable[bytes]]) -> None:
-    """Append whole lines to files whose folders exist; durable once this returns."""
+def append_lines(lines: Mapping[Path, Iterable[bytes]], *, durable: bool = True) -> None:
+    """Append whole lines to files whose folders exist; durable once this returns, unless not wanted."""
     grown: dict[Path, None] = {}  # in the order of the lines
     for path, content in lines.items():
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -25,11 +25,13 @@ def append_lines(lines: Mapping[Path, Iterable[bytes]]) -> None:
             if os.fstat(descriptor).st_size == 0:
                 grown[path.parent] = None
             _write(descriptor, b"".join(content))
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    for folder in grown:
-        sync_folder(folder)
+    if durable:
+        for folder in grown:
+            sync_folder(folder)
 
 
 def cut_lines(path: Path, upto: int) -> None:

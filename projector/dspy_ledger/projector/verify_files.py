@@ -34,7 +34,7 @@ class FilesCheck:
         self._data_dir = settings.data_dir
         self._live = settings.programs_dir
         self._scratch = scratch / "programs"
-        self.built = Directory(self._scratch, scratch, store)
+        self.built = Directory(self._scratch, scratch, store, durable=False)
 
     def target(self, end: int) -> int:
         """The position that scratch is to be folded to first."""
