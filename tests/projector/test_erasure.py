@@ -371,9 +371,9 @@ def test_a_day_of_expired_executions_is_written_again_once_and_not_for_every_tho
     catch_up(store, live)
     written: list[int] = []
 
-    def counted(path: Path, positions: set[int], change: Callable[[bytes], bytes]) -> None:
+    def counted(path: Path, positions: set[int], change: Callable[[bytes], bytes], **more: bool) -> None:
         written.append(len(positions))
-        change_lines(path, positions, change)
+        change_lines(path, positions, change, **more)
 
     monkeypatch.setattr("dspy_ledger.projector.directory.change_lines", counted)
     chore = Erasure(store, retention_days=1, now=lambda: "2999-01-01T00:00:00.000000Z")

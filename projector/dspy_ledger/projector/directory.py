@@ -50,11 +50,11 @@ _GITIGNORE = b"""\
 
 @dataclass(slots=True)
 class _Pending:
-    """What one batch adds: whole files, lines by file, and which lines of a file lose their bodies."""
+    """What one batch adds: whole files; by (program id, day) lines, and positions that lose their bodies."""
 
     files: dict[Path, bytes] = field(default_factory=dict)
-    lines: dict[Path, list[bytes]] = field(default_factory=dict)
-    bodiless: dict[Path, set[int]] = field(default_factory=dict)
+    lines: dict[tuple[str, str], list[bytes]] = field(default_factory=dict)
+    bodiless: dict[tuple[str, str], set[int]] = field(default_factory=dict)
 
 
 class Directory:
@@ -156,14 +156,13 @@ class Directory:
 
     def _fold(self, batch: Sequence[StoredEvent], catalog: Catalog) -> _Pending:
         pending = _Pending()
-        lines: dict[tuple[str, str], list[bytes]] = {}
         for event in batch:
             if event.type == _EXECUTED:
                 data = event.data
                 program_id = data["program_id"]
                 version = catalog.version_of(program_id, data.get("content_hash"))
                 line = execution_line(event, version=version)
-                lines.setdefault((program_id, event.time[:_DAY]), []).append(line)
+                pending.lines.setdefault((program_id, event.time[:_DAY]), []).append(line)
             elif event.type == _EVALUATED:
                 self._fold_evaluation(event, catalog, pending)
             elif event.type == _REGISTERED:
@@ -174,7 +173,6 @@ class Directory:
                     self._fold_version(first, content, pending)
             elif event.type == _ERASED:
                 self._fold_erasure(event, catalog, pending)
-        pending.lines = {self._day_file(*key): content for key, content in lines.items()}
         return pending
 
     def _fold_evaluation(self, event: StoredEvent, catalog: Catalog, pending: _Pending) -> None:
@@ -200,8 +198,8 @@ class Directory:
             if event is None or event.body is not None:
                 continue
             if event.type == _EXECUTED:
-                path = self._day_file(event.data["program_id"], event.time[:_DAY])
-                pending.bodiless.setdefault(path, set()).add(event.position)
+                day = event.data["program_id"], event.time[:_DAY]
+                pending.bodiless.setdefault(day, set()).add(event.position)
             elif event.type == _REGISTERED:
                 content = catalog.content_at(event.data, event.position)
                 if content is not None:
@@ -219,12 +217,13 @@ class Directory:
         return stored
 
     def _write(self, pending: _Pending) -> None:
-        for folder in {path.parent for path in (*pending.lines, *pending.files)} - self._folders:
+        lines = {self._day_file(*day): content for day, content in pending.lines.items()}
+        for folder in {path.parent for path in (*lines, *pending.files)} - self._folders:
             make_folder(folder)
             self._folders.add(folder)
-        append_lines(pending.lines, durable=self._durable)
-        for path, positions in pending.bodiless.items():
-            change_lines(path, positions, bodiless_line)
+        append_lines(lines, durable=self._durable)
+        for day, positions in pending.bodiless.items():
+            change_lines(self._day_file(*day), positions, bodiless_line, durable=self._durable)
         changed = {path: new for path, new in pending.files.items() if _differs(path, new)}
         write_together(changed, durable=self._durable)
         if not self._durable:

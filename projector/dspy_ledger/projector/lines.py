@@ -54,10 +54,12 @@ def cut_lines(path: Path, upto: int) -> None:
         os.truncate(path, keep)
 
 
-def change_lines(path: Path, positions: Set[int], change: Callable[[bytes], bytes]) -> None:
+def change_lines(
+    path: Path, positions: Set[int], change: Callable[[bytes], bytes], *, durable: bool = True
+) -> None:
     """Put ``change(line)`` in place of the lines at these positions, once and for all or not at all.
 
-    A line that is as it should be is left, and so is a file that is not there or has none to change.
+    A file that is not there, or whose lines are as they should be, is not written.
     """
 
     def changed() -> Iterator[tuple[bytes, bytes]]:
@@ -67,8 +69,12 @@ def change_lines(path: Path, positions: Set[int], change: Callable[[bytes], byte
                 wanted = match is not None and int(match[1]) in positions
                 yield line, change(line) if wanted else line
 
-    if path.exists() and any(old != new for old, new in changed()):
-        write_atomically(path, (new for _, new in changed()))
+    if not path.exists():
+        return
+    if any(old != new for old, new in changed()):
+        write_atomically(path, (new for _, new in changed()), durable=durable)
+    elif durable:
+        sync_folder(path.parent)  # a process may have been killed between the rename and this
 
 
 def _is_ours(beginning: bytes) -> bool:
