@@ -17,7 +17,13 @@ from dspy_ledger.errors import FoldError, InvalidInput, StartupError
 from dspy_ledger.keys import Keys
 from dspy_ledger.projector import Directory, SqlViews, catch_up
 from dspy_ledger.projector.adoption import replay_actions
-from dspy_ledger.projector.builds import ReadingStore, build_directory, build_view, drop_abandoned_builds
+from dspy_ledger.projector.builds import (
+    ReadingStore,
+    build_directory,
+    build_view,
+    directory_build,
+    drop_abandoned_builds,
+)
 from dspy_ledger.projector.claims import Claim, claimed
 from dspy_ledger.projector.office import Office, open_office
 from dspy_ledger.projector.projection import advance
@@ -210,6 +216,35 @@ def test_the_directory_is_mended_in_place_and_strangers_are_told(settings: Setti
     assert tree(root) == {**right, ".gitignore": b"mine", "p/9.9.9.json": b"{}", "README.md": b"hello"}
     assert replay(settings, "directory", prune=True)["pruned"] == 2
     assert tree(root) == {**right, ".gitignore": b"mine"}
+
+
+@pytest.mark.parametrize("removed_by", ["the end of a replay", "a fresh start"])
+def test_a_build_that_was_removed_in_part_is_not_gone_on_with(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, removed_by: str
+) -> None:
+    """The rest was filled up from its checkpoint, and the live files were cut to what it had."""
+    with live(settings, SOME):
+        pass
+    right = tree(settings.programs_dir)
+    folder = directory_build(settings.data_dir)
+
+    def remove_in_part(_: Path) -> None:
+        shutil_rmtree(folder / "programs" / "p")
+        raise Killed
+
+    def kill(_: Progress) -> None:
+        raise Killed
+
+    shutil_rmtree = shutil.rmtree
+    if removed_by == "a fresh start":
+        with pytest.raises(Killed):
+            replay(settings, "directory", tell=kill)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", remove_in_part)
+        with pytest.raises(Killed):
+            replay(settings, "directory", fresh=True)
+    replay(settings, "directory", prune=True)
+    assert tree(settings.programs_dir) == right
 
 
 def test_files_that_are_right_are_not_written(settings: Settings) -> None:

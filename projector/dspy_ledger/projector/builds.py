@@ -79,7 +79,9 @@ def build_directory(data_dir: Path, store: EventStore, claim: Claim, *, fresh: b
     """
     folder = directory_build(data_dir)
     if fresh or not claim.note:
-        shutil.rmtree(folder, ignore_errors=True)
+        claim.write()  # what is removed in part is nothing to go on with
+        if folder.exists():
+            shutil.rmtree(folder)
         claim.write(folder=folder.name)
     directory = Directory(folder / "programs", folder, store, durable=False)
     _fill(store, directory, tell)

@@ -95,8 +95,9 @@ def drop_abandoned(
     except (FileNotFoundError, StartupError):
         return
     try:
-        remove(claimed(data_dir, kind))
+        note = claimed(data_dir, kind)
         claim.write()
+        remove(note)
     finally:
         claim.close()
 

@@ -73,6 +73,7 @@ def replay(
             else:
                 build_directory(settings.data_dir, store, claim, fresh=fresh, tell=tell)
                 answer = hand_over(prune=prune)
+                claim.write()
                 shutil.rmtree(directory_build(settings.data_dir))
             claim.write()
     return {"projection": projection, "seconds": round(time.monotonic() - began, 3), **answer}
