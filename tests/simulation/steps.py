@@ -198,7 +198,12 @@ def lose_files(world: World) -> None:
 
 
 def restore_backup(world: World) -> None:
-    """An operator puts an older ``ledger.db`` back: what was stored since may be lost, and is told."""
+    """An operator puts an older ``ledger.db`` back: what was stored since may be lost, and is told.
+
+    Not while events are parked: that is kept in the store only, and views can't tell that it changed.
+    """
+    if world.process is None or world.process.store.parked():
+        return
     world.stop()
     with world.fate.calm():
         if world.backup is None or world.dice.random() < 0.5:
