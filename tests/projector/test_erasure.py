@@ -175,21 +175,26 @@ def test_a_replay_of_what_is_left_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_erasing_anything_at_any_time_leaves_what_a_replay_makes(
     history: list[Fields], sizes: list[int], data: st.DataObject
 ) -> None:
+    """Also when a process is killed between the files and the checkpoint, and folds the same again."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = ledger(folder / "data")
         live = Directory(folder / "programs", folder / "data", store)
+        checkpoint = folder / "data" / "directory.json"
         rest = list(history)
         while rest:
             size = data.draw(st.sampled_from(sizes))
             batch, rest = append(store, rest[:size]), rest[size:]
             if data.draw(st.booleans()):
                 project(store, [live], batch)
+            before = checkpoint.read_bytes() if checkpoint.exists() else None
             positions = st.lists(st.integers(1, store.last_position()), max_size=5)
             store.erase(data.draw(positions), "drawn")
             if data.draw(st.booleans()):
                 project(store, [live], ())
             if data.draw(st.booleans()):
+                if before is not None:
+                    checkpoint.write_bytes(before)
                 live = Directory(folder / "programs", folder / "data", store)
         project(store, [live], ())
         catch_up(store, Directory(folder / "again", folder / "scratch", store), batch=7)
