@@ -20,7 +20,7 @@ __all__ = ["HourKey", "Numbers", "Row", "Rows", "fold"]
 _REGISTERED = EVENT_TYPES["ProgramRegistered"]
 _EXECUTED = EVENT_TYPES["ExecutionCompleted"]
 _EVALUATED = EVENT_TYPES["EvaluationSaved"]
-_MOST = 10**15  # tokens, picodollars or µs of one execution; keeps a hostile number within 64 bits
+_MOST = 10**18  # tokens, picodollars or µs of one execution; keeps a hostile number within 64 bits
 _MOST_TOTAL = 2**63 - 1
 _HOUR = len("2026-11-22T10")
 
