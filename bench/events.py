@@ -1,4 +1,4 @@
-"""Stream entries of the usual kinds: 95 % executions of 1.4 kB with their body, evaluations, registrations."""
+"""Stream entries of the usual kinds: 95 % executions of 1.4 kB with a body, evaluations, registrations."""
 
 from __future__ import annotations
 
