@@ -53,6 +53,27 @@ def test_models_are_those_of_the_file_and_those_seen(ledger, api, write):
     assert [m["model_id"] for m in api.walk(PATH, limit=1)] == [row[0] for row in rows]
 
 
+def test_a_model_is_named_as_its_last_execution_said_and_seen_by_evaluations_too(ledger, api):
+    ledger.execute("x1", model_id="m", model_info={"provider": "openai", "base_model": "old"}, time=at(1))
+    ledger.evaluate("e1", program_id="p", model_id="only evaluated", model_info={"base_model": "b"})
+    ledger.execute("x2", model_id="m", model_info={"provider": "openai", "base_model": "new"}, time=at(9))
+    ledger.execute("x3", model_id="m", model_info={"provider": "openai", "base_model": "newest"}, time=at(5))
+    ledger.evaluate("e2", program_id="p", model_id="m")
+    ledger.execute("x4", model_id="")
+    ledger.fold()
+    model, other = api.items(PATH)
+    assert (model["provider"], model["base_model"], model["model_name"]) == ("openai", "newest", None)
+    assert (model["first_seen"], model["last_seen"]) == (
+        at(1),
+        at(22),
+    )  # in the ledger's order, not the clocks'
+    assert (other["model_id"], other["base_model"]) == ("only evaluated", "b")
+
+
+def at(day):
+    return f"2026-11-{day:02d}T12:00:00.000000Z"
+
+
 def test_without_a_file_the_models_seen_are_listed_and_a_file_put_there_is_read(ledger, api, write):
     ledger.execute("x", model_id="seen")
     ledger.fold()
