@@ -9,7 +9,7 @@ CREATE INDEX executions_by_trace ON executions (trace_id) WHERE trace_id IS NOT 
 CREATE INDEX executions_by_environment ON executions (environment) WHERE environment IS NOT NULL;
 CREATE INDEX executions_failed ON executions (position) WHERE status = 'error';
 CREATE INDEX executions_by_time ON executions (time);
-CREATE INDEX evaluations_now ON evaluations (program_id, content_hash) WHERE until IS NULL;
+CREATE INDEX evaluations_now ON evaluations (program_id) WHERE until IS NULL;
 CREATE INDEX evaluations_by_program ON evaluations (program_id);
 CREATE INDEX evaluations_by_execution ON evaluations (execution_id) WHERE execution_id IS NOT NULL;
 CREATE INDEX evaluations_by_model ON evaluations (model_id);
