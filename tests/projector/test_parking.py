@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_ledger.errors import FoldError, LedgerUnavailable
@@ -50,6 +50,7 @@ def parked(store: EventStore) -> list[int]:
     return [event.position for event in store.parked("broken")]
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.sets(st.integers(1, 60)), st.booleans())
 def test_exactly_the_events_that_break_it_are_left_out(
     tmp_path_factory: pytest.TempPathFactory, bad: set[int], live: bool

@@ -6,7 +6,7 @@ from dspy_ledger.projector.ingest import Decoded, Ingest, decode_entries
 from dspy_ledger.projector.lease import WriterLease
 from dspy_ledger.projector.live import Chore, Live
 from dspy_ledger.projector.patience import Halted, Patience
-from dspy_ledger.projector.projection import Checkpoint, Projection, catch_up, project
+from dspy_ledger.projector.projection import Checkpoint, Projection, advance, catch_up, project
 from dspy_ledger.projector.registry import Registry
 from dspy_ledger.projector.sql import SqlViews
 from dspy_ledger.projector.trimming import Trimming
@@ -33,6 +33,7 @@ __all__ = [
     "Watch",
     "Worker",
     "WriterLease",
+    "advance",
     "catch_up",
     "decode_entries",
     "project",
