@@ -170,7 +170,7 @@ def test_a_replay_of_what_is_left_gives_the_same_bytes(tmp_path: Path) -> None:
     assert orjson.loads((tmp_path / "programs/p/1.0.0.json").read_bytes())["state"] is None
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(histories(), st.lists(st.integers(1, 9), min_size=1), st.data())
 def test_erasing_anything_at_any_time_leaves_what_a_replay_makes(
     history: list[Fields], sizes: list[int], data: st.DataObject
