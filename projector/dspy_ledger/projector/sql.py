@@ -106,7 +106,7 @@ class SqlViews:
                 return View.open(self._old, self._store)
             except StaleView as error:
                 _log.warning("%s; it is built anew", error)
-        for path in _views(self._data_dir) - {self._old, self._claimed()}:
+        for path in sorted(_views(self._data_dir) - {self._old, self._claimed()}):
             try:
                 view = View.open(path, self._store)
             except StaleView:

@@ -151,9 +151,10 @@ def sync_view(path: Path) -> None:
 
 
 def remove_view(path: Path) -> None:
-    """Remove a view's files."""
+    """Remove a view's files, durably: what came back could be taken for a view to go on with."""
     for ending in ("", "-wal", "-shm"):
         path.with_name(path.name + ending).unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def is_damaged(error: BaseException) -> bool:
