@@ -160,6 +160,9 @@ class Server:
             self.keys.pop(key, None)
         return gone
 
+    def _hkeys(self, key: str) -> list[bytes]:
+        return list(self.keys.get(key, {}))
+
     def _hlen(self, key: str) -> int:
         return len(self.keys.get(key, {}))
 

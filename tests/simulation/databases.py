@@ -9,6 +9,7 @@ import errno
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -161,7 +162,7 @@ class Connection:
         self._db = self.guarded(lambda: apsw.Connection(path, flags=flags, vfs=_VFS))
         self._db.set_busy_timeout(0)
         self._checkpoint_after(1000)
-        self.row_factory: Any = None
+        self.text_factory: type[str] | type[bytes] = str
         databases.open.append(self)
 
     def guarded(self, act: Callable[[], T]) -> T:
@@ -264,10 +265,19 @@ class Cursor:
             yield row
 
     def fetchone(self) -> Any:
-        return self._connection.guarded(self._cursor.fetchone)
+        row = self._connection.guarded(self._cursor.fetchone)
+        return row if row is None else self._spelled(row)
 
     def fetchall(self) -> list[Any]:
-        return self._connection.guarded(self._cursor.fetchall)
+        return [self._spelled(row) for row in self._connection.guarded(self._cursor.fetchall)]
+
+    def fetchmany(self, size: int) -> list[Any]:
+        return list(islice(self, size))
+
+    def _spelled(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self._connection.text_factory is str:
+            return row
+        return tuple(value.encode() if isinstance(value, str) else value for value in row)
 
     @property
     def lastrowid(self) -> int:

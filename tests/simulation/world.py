@@ -16,12 +16,24 @@ from random import Random
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
+import redis
+
 from dspy_ledger import database, files, timestamps
 from dspy_ledger.errors import FoldError, RequestFailed, StartupError, StoreError
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.files import write_atomically
 from dspy_ledger.keys import DATA_FIELD, Keys
-from dspy_ledger.projector import catch_up, claims, directory, office, projection, reconcile, registry, view
+from dspy_ledger.projector import (
+    catch_up,
+    claims,
+    directory,
+    office,
+    projection,
+    reconcile,
+    registry,
+    verify_registry,
+    view,
+)
 from dspy_ledger.settings import load_settings
 from dspy_ledger.store import sqlite
 from dspy_ledger.wire import pack
@@ -120,7 +132,9 @@ class World:
             self._replace_clocks(stack)
             replace(sqlite, "uuid7", self.new_id)
             replace(claims, "_BOOT_ID", SimpleNamespace(read_text=lambda _: f"boot {self._boots}"))
-            replace(office, "redis", SimpleNamespace(Redis=SimpleNamespace(from_url=self._client)))
+            for module in (office, verify_registry):
+                ours = SimpleNamespace(from_url=self._client)
+                replace(module, "redis", SimpleNamespace(**{**vars(redis), "Redis": ours}))
             replace(view, "fold", self._poisoned(view.fold))
             replace(directory, "execution_line", self._poisoned(directory.execution_line))
             replace(database, "sqlite3", SimpleNamespace(connect=self.databases.connect))
