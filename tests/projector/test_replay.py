@@ -29,6 +29,7 @@ from dspy_ledger.projector.office import Office, open_office
 from dspy_ledger.projector.projection import advance
 from dspy_ledger.projector.replay import replay
 from dspy_ledger.projector.requests import Progress
+from dspy_ledger.projector.verify import verify
 from dspy_ledger.settings import Settings, load_settings
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.views import ViewReader, current_view
@@ -355,7 +356,25 @@ def test_a_directory_of_another_ledger_is_said_and_its_files_are_strangers(
     (settings.data_dir / "ledger.db").unlink()
     with live(settings, SOME):
         assert "belongs to another ledger" in caplog.text
+        assert "are not of this ledger (other/1.0.0.json, p/1.0.0.json)" in caplog.text
     assert replay(settings, "directory")["named"] == ["other/1.0.0.json"]
+
+
+def test_files_that_were_swapped_under_a_checkpoint_are_said_on_start(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with live(settings, SOME):
+        assert "version files" not in caplog.text
+    with open_office(settings):
+        assert "version files" not in caplog.text
+    (settings.programs_dir / "p/1.0.0.json").rename(settings.programs_dir / "p/7.0.0.json")
+    with open_office(settings):
+        assert "1 version files" in caplog.text
+        assert "are not of this ledger (p/7.0.0.json)" in caplog.text
+        assert "of this ledger are missing (p/1.0.0.json)" in caplog.text
+    done = replay(settings, "directory", prune=True)
+    assert (done["made"], done["pruned"]) == (1, 1)
+    assert verify(settings).clean
 
 
 @pytest.mark.parametrize("damage", ["deleted", "cut", "overwritten"])

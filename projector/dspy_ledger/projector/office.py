@@ -16,6 +16,7 @@ from dspy_ledger.projector.erasure import Erasure
 from dspy_ledger.projector.lease import WriterLease
 from dspy_ledger.projector.registry import Registry
 from dspy_ledger.projector.sql import SqlViews
+from dspy_ledger.projector.strangers import tell_of_strangers
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 
@@ -58,6 +59,7 @@ def open_office(settings: Settings) -> Iterator[Office]:
         try:
             views = stack.enter_context(closing(SqlViews(settings.data_dir, store)))
             directory = Directory(settings.programs_dir, settings.data_dir, store)
+            tell_of_strangers(settings.programs_dir, directory, store)
         except OSError as error:
             raise StartupError(
                 f"the views can't be written ({error.strerror}: {error.filename}); look at"
