@@ -126,7 +126,6 @@ class Databases:
 
     Args:
         disk: where the files lie.
-        pragmas: what to say to each new connection of a file, by the beginning of its name.
     """
 
     def __init__(self, disk: Disk) -> None:
@@ -134,6 +133,7 @@ class Databases:
         self._vfs = _Vfs(disk)
         self.open: list[Connection] = []
         self.rewrite: Callable[[str], str] = lambda statement: statement
+        """What is executed in place of a statement: settings that make rare things frequent."""
 
     def connect(self, path: str | Path, *, uri: bool = False, **_: Any) -> Connection:
         """:func:`sqlite3.connect`."""
@@ -183,13 +183,9 @@ class Connection:
     def execute(self, statement: str, values: Any = ()) -> Cursor:
         return Cursor(self).execute(statement, values)
 
-    def executemany(self, statement: str, rows: Iterable[Any]) -> Cursor:
-        cursor = Cursor(self)
-        before = self.total_changes
+    def executemany(self, statement: str, rows: Iterable[Any]) -> None:
         statement = self._databases.rewrite(statement)
         self.guarded(lambda: self._db.cursor().executemany(statement, rows).fetchall())
-        cursor.rowcount = self.total_changes - before
-        return cursor
 
     def _checkpoint_after(self, pages: int) -> None:
         """``PRAGMA wal_autocheckpoint``: SQLite's own lets nobody know when it fails, APSW would raise."""
@@ -207,9 +203,6 @@ class Connection:
             self.execute("COMMIT")
         self.guarded(lambda: self._db.cursor().execute(script).fetchall())
 
-    def cursor(self) -> Cursor:
-        return Cursor(self)
-
     @property
     def in_transaction(self) -> bool:
         return self._db.in_transaction
@@ -220,12 +213,6 @@ class Connection:
 
     def create_function(self, name: str, arity: int, function: Any, *, deterministic: bool = False) -> None:
         self._db.create_scalar_function(name, function, arity, deterministic=deterministic)
-
-    def set_progress_handler(self, handler: Any, steps: int) -> None:
-        self._db.set_progress_handler(handler, steps)
-
-    def interrupt(self) -> None:
-        self._db.interrupt()
 
     def close(self) -> None:
         if self in self._databases.open:
@@ -247,7 +234,6 @@ class Cursor:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._cursor: Any = None
-        self.rowcount = -1
 
     def execute(self, statement: str, values: Any = ()) -> Cursor:
         connection = self._connection
@@ -255,9 +241,7 @@ class Cursor:
         if statement.startswith("PRAGMA wal_autocheckpoint ="):
             connection._checkpoint_after(int(statement.split("=")[1]))
             statement = "SELECT 1"
-        before = connection.total_changes
         self._cursor = connection.guarded(lambda: connection._db.cursor().execute(statement, values))
-        self.rowcount = connection.total_changes - before
         return self
 
     def __iter__(self) -> Iterator[Any]:
@@ -282,13 +266,6 @@ class Cursor:
     @property
     def lastrowid(self) -> int:
         return self._connection._db.last_insert_rowid()
-
-    @property
-    def description(self) -> Any:
-        return [(*column[:1], *[None] * 6) for column in self._cursor.get_description()]
-
-    def close(self) -> None:
-        self._cursor.close()
 
 
 def _as_sqlite3(error: apsw.Error) -> sqlite3.Error:

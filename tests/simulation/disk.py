@@ -268,8 +268,7 @@ class Disk:
             return _REAL.write(descriptor, content)
         path, node = self._open[descriptor]
         assert isinstance(node, File)
-        # All of ours append, or write from the beginning.
-        offset = max(node.size if _appends(descriptor) else os.lseek(descriptor, 0, os.SEEK_CUR), 0)
+        offset = node.size if _appends(descriptor) else os.lseek(descriptor, 0, os.SEEK_CUR)
         return self.write(node, path, offset, bytes(content), lambda part: _REAL.write(descriptor, part))
 
     def _pwrite(self, descriptor: int, content: Any, offset: int) -> int:

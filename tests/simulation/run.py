@@ -63,6 +63,9 @@ def simulate(seed: int, broken: str | None = None, *, log: bool = False) -> Outc
 
 def outcomes(seeds: Sequence[int], broken: str | None, jobs: int) -> Iterator[Outcome]:
     """Run seeds, several at a time; in order."""
+    if jobs == 1:
+        yield from (simulate(seed, broken) for seed in seeds)
+        return
     with ProcessPoolExecutor(jobs) as pool:
         yield from pool.map(simulate, seeds, [broken] * len(seeds), chunksize=4)
 

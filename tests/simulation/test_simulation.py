@@ -36,7 +36,7 @@ def test_after_crashes_power_cuts_and_a_forgetful_broker_nothing_is_lost_and_vie
     ],
 )
 def test_a_fault_planted_into_the_product_is_found(fault: str) -> None:
-    code, told = run("--seeds", "200", "--jobs", "2", "--break", fault)
+    code, told = run("--seeds", "200", "--jobs", "1", "--break", fault)
     assert code == 1, told
     assert re.search(rf"rerun: .* --seed \d+ --verbose\s+--break\s+{fault}", told)
 
