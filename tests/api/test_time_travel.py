@@ -153,6 +153,15 @@ def test_an_evaluation_saved_again_was_what_it_was(changed):
     assert told == [[], [1], [2]]
 
 
+def test_feedback_had_no_program_before_its_execution(ledger, api):
+    ledger.register("p")
+    ledger.evaluate("f", execution_id="x")
+    ledger.execute("x")
+    ledger.fold()
+    path = "/v1/programs/p/evaluations"
+    assert [len(api.items(path, as_of=at)) for at in (2, 3)] == [0, 1]
+
+
 def test_models_are_those_named_by_then_and_the_models_file_has_no_past(changed, api_settings):
     api_settings.models_file.write_text("models: {new: {model_name: a/b}}")
     path = "/v1/programs/models"
