@@ -159,7 +159,7 @@ def test_what_can_not_be_replayed_is_one_line_and_exit_code_2(tmp_path: Path) ->
 
 
 def test_without_a_store_each_command_says_so_in_one_line(tmp_path: Path) -> None:
-    for wrong in (["replay", "sql"], ["verify"], ["deadletters", "list"]):
+    for wrong in (["replay", "registry"], ["replay"], ["verify"], ["deadletters", "list"]):
         ended = run(*wrong, env=environment(tmp_path), cwd=tmp_path)
         assert ended.returncode == 1
         assert "there is no event store" in ended.stderr

@@ -177,6 +177,27 @@ def test_a_killed_build_survives_a_projector_that_starts_and_goes_after_a_day(se
     assert executions(settings) == 18
 
 
+def test_a_projector_does_not_go_on_with_a_build_that_nobody_notes_any_more(settings: Settings) -> None:
+    """It did not wait for the disk: after a power cut it may hold anything."""
+    with live(settings, SOME):
+        pass
+
+    def kill(_: Progress) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        replay(settings, "sql", tell=kill)
+    (settings.data_dir / "sql.build").unlink()
+    in_force = current_view(settings.data_dir)
+    assert in_force is not None
+    in_force.unlink()
+    with open_office(settings) as office:
+        assert office.views.position() == 0
+        follow(office)
+    assert executions(settings) == 18
+    assert len(list(settings.data_dir.glob("views-*.db"))) == 1
+
+
 def test_a_second_replay_of_the_same_is_refused(settings: Settings) -> None:
     ledger(settings.data_dir, SOME)
     claim = Claim(settings.data_dir, "sql")

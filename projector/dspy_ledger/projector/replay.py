@@ -42,6 +42,7 @@ def replay(
 
     Raises:
         InvalidInput: there is no such projection, or it can't prune.
+        StoreError: there is no event store.
         FoldError: an event breaks the projection; the live view stays.
         StartupError: another process builds it already.
         RequestFailed: the writer could not put it in force.
@@ -51,29 +52,25 @@ def replay(
     if prune and projection != "directory":
         raise InvalidInput("--prune is for the directory only; write `dspy-ledger replay directory --prune`")
     began = time.monotonic()
-    wait_for_others(settings, "replay", {"projection": projection}, tell)
+    data_dir = settings.data_dir
 
     def hand_over(**what: object) -> dict[str, Any]:
-        who = f"replay {projection} (process {os.getpid()})"
-        return carried_out(
-            settings, "replay", {"projection": projection, "retry": list(retry), **what}, who, tell
-        )
+        asked = {"projection": projection, "retry": list(retry), **what}
+        return carried_out(settings, "replay", asked, f"replay {projection} (process {os.getpid()})", tell)
 
-    if projection == "registry":
-        answer = hand_over()
-    else:
-        fresh = fresh or bool(retry)  # what was begun before left those events out
-        with (
-            closing(ReadingStore(settings.store_path, retry)) as store,
-            closing(Claim(settings.data_dir, projection)) as claim,
-        ):
-            if projection == "sql":
-                view = build_view(settings.data_dir, store, claim, fresh=fresh, tell=tell)
-                answer = hand_over(view=view.name)
-            else:
-                build_directory(settings.data_dir, store, claim, fresh=fresh, tell=tell)
-                answer = hand_over(prune=prune)
-                claim.write()
-                shutil.rmtree(directory_build(settings.data_dir))
-            claim.write()
+    with closing(ReadingStore(settings.store_path, retry)) as store:
+        wait_for_others(settings, "replay", {"projection": projection}, tell)
+        if projection == "registry":
+            answer = hand_over()
+        else:
+            fresh = fresh or bool(retry)  # what was begun before left those events out
+            with closing(Claim(data_dir, projection)) as claim:
+                if projection == "sql":
+                    answer = hand_over(view=build_view(data_dir, store, claim, fresh=fresh, tell=tell).name)
+                    claim.write()
+                else:
+                    build_directory(data_dir, store, claim, fresh=fresh, tell=tell)
+                    answer = hand_over(prune=prune)
+                    claim.write()
+                    shutil.rmtree(directory_build(data_dir))
     return {"projection": projection, "seconds": round(time.monotonic() - began, 3), **answer}

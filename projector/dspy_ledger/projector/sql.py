@@ -111,8 +111,10 @@ class SqlViews:
                 view = View.open(path, self._store)
             except StaleView:
                 continue
-            self._target = self._store.last_position()
-            return view
+            if not view.hurried:
+                self._target = self._store.last_position()
+                return view
+            view.close()
         return None
 
     def _claimed(self) -> Path | None:

@@ -56,6 +56,7 @@ class View:
         Raises:
             sqlite3.Error: it can't be made.
         """
+        remove_view(path)  # what a removal that was cut short left would be read into the new file
         with closed_on_error(create_view(path, indexes=indexes)) as db:
             view = cls(path, db, store, 0)
             view._set_checkpoint(Checkpoint(store.ledger_id, 0, None))
@@ -109,8 +110,17 @@ class View:
         self._position = batch[-1].position
 
     def hurry(self) -> None:
-        """Wait for the disk no more; once closed, :func:`sync_view` makes up for it."""
+        """Wait for the disk no more; once closed, :func:`sync_view` makes up for it.
+
+        The file is marked, so that nobody who knows nothing of the build takes it for a whole one.
+        """
+        self._db.execute("PRAGMA user_version = 1")
         self._db.execute("PRAGMA synchronous = OFF")
+
+    @property
+    def hurried(self) -> bool:
+        """Whether it was ever filled without waiting for the disk."""
+        return bool(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def index(self) -> None:
         """Make the indexes, unless they are there."""
