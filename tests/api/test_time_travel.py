@@ -145,6 +145,15 @@ def test_an_execution_had_no_version_before_its_registration(changed):
     assert changed.get(path, as_of=1).status_code == 404
 
 
+def test_a_label_given_later_matches_nothing_whatever_else_is_asked_for(ledger, api):
+    ledger.register("q")
+    ledger.execute("x", "p", trace_id="t")
+    ledger.register("p")
+    ledger.fold()
+    found = [api.items("/v1/programs/executions", version="1.0.0", trace_id="t", as_of=at) for at in (2, 3)]
+    assert [len(items) for items in found] == [0, 1]
+
+
 def test_an_evaluation_saved_again_was_what_it_was(changed):
     told = [
         [item["results"] for item in changed.items("/v1/programs/p/evaluations", as_of=at)]
