@@ -227,7 +227,7 @@ def test_beside_a_projector_at_work_it_is_clean(settings: Settings) -> None:
         def write() -> None:
             n = 1000
             while not halt.is_set():
-                n += 3
+                n += 10  # with gaps, so that the producer's account is long to read
                 append(
                     office.store,
                     [

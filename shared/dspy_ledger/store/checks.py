@@ -102,8 +102,12 @@ def _dead_letters(db: sqlite3.Connection) -> Iterator[str]:
 
 
 def _accounts(db: sqlite3.Connection) -> Iterator[str]:
-    kept = {row[0]: row[1:8] for row in db.execute("SELECT * FROM producers")}
-    counted = {source: account_row(source, a, "", "")[1:8] for source, a in recount(db).items()}
+    db.execute("BEGIN")  # both of one moment: the writer may be at work
+    try:
+        kept = {row[0]: row[1:8] for row in db.execute("SELECT * FROM producers")}
+        counted = {source: account_row(source, a, "", "")[1:8] for source, a in recount(db).items()}
+    finally:
+        db.execute("COMMIT")
     for source in sorted(kept.keys() | counted.keys(), key=str):
         if kept.get(source) != counted.get(source):
             yield f"producer {source}: its account is not what the events say"
