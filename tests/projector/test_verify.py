@@ -170,7 +170,7 @@ def test_a_view_that_is_not_there_is_a_difference(settings: Settings) -> None:
     assert report.directory.digest
 
 
-@examples(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_flipped_byte_is_found_wherever_it_matters(
     valkey: Valkey, make_settings: Callable[..., Settings], tmp_path: Path, data: st.DataObject

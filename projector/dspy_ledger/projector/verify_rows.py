@@ -18,6 +18,8 @@ from dspy_ledger.views import VIEW_VERSION, create_view, current_view
 
 __all__ = ["RowsCheck"]
 
+_DAMAGED = (sqlite3.DatabaseError, UnicodeDecodeError)  # the latter of the text of the former
+
 
 class RowsCheck:
     """The read models: scratch, and the view in force."""
@@ -43,7 +45,7 @@ class RowsCheck:
             try:
                 with self._live() as db:
                     return self._position(db)
-            except (sqlite3.DatabaseError, StoreError) as error:
+            except (*_DAMAGED, StoreError) as error:
                 self._part.differs(f"{self._path.name} can't be read: {error}; run `dspy-ledger replay sql`")
                 self._path = None
         return end
@@ -59,7 +61,7 @@ class RowsCheck:
                 catch_up(self._store, self.view, batch=BATCH, upto=self._position(live))
                 for (line,) in live.execute("PRAGMA integrity_check(20)"):
                     if line != b"ok":
-                        self._part.differs(f"{self._path.name} is damaged: {line.decode()}")
+                        self._part.differs(f"{self._path.name} is damaged: {_text(line)}")
                 if _schema(live) != self._wanted_schema():
                     self._part.differs(
                         f"{self._path.name}: its tables or indexes are not those of this release"
@@ -67,7 +69,7 @@ class RowsCheck:
                     return
                 with self._expected() as expected:
                     self._finish(compare_tables(expected, live))
-        except sqlite3.DatabaseError as error:
+        except _DAMAGED as error:
             self._part.differs(f"{self._path.name} can't be read: {error}")
 
     def _finish(self, compared: Generator[str, None, str]) -> None:
@@ -97,7 +99,7 @@ class RowsCheck:
         row = db.execute("SELECT view_version, ledger_id, position, event_id FROM checkpoint").fetchone()
         if not row or row[0] != VIEW_VERSION:
             raise StoreError("it is of another version")
-        checkpoint = Checkpoint(row[1].decode(), row[2], row[3] and row[3].decode())
+        checkpoint = Checkpoint(_text(row[1]), row[2], row[3] and _text(row[3]))
         if problem := checkpoint.mismatch(self._store):
             raise StoreError(f"it {problem}")
         return checkpoint.position
@@ -106,6 +108,10 @@ class RowsCheck:
         with closing(create_view(self._scratch / "views-2.db")) as db:
             db.text_factory = bytes
             return _schema(db)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")  # a damaged one may be anything
 
 
 def _schema(db: sqlite3.Connection) -> list[tuple[object, ...]]:

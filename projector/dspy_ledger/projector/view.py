@@ -83,6 +83,8 @@ class View:
                     raise StaleView(f"{path.name} {checkpoint.mismatch(store)}")
                 db.execute("PRAGMA synchronous = NORMAL")
                 return cls(path, db, store, checkpoint.position)
+        except UnicodeDecodeError as error:  # of SQLite's own words about a schema that is damaged
+            raise StaleView(f"{path.name} is damaged ({error})") from None
         except sqlite3.DatabaseError as error:
             if is_damaged(error) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no such table
                 raise StaleView(f"{path.name} is damaged ({error})") from None
@@ -93,7 +95,8 @@ class View:
         return self._position
 
     def apply(self, batch: Sequence[StoredEvent]) -> None:
-        """Fold a batch in one transaction with its checkpoint."""
+        """Fold a batch in one transaction with its checkpoint; what is in the view already is passed over."""
+        batch = [event for event in batch if event.position > self._position]
         if not batch:
             return
         try:
