@@ -81,7 +81,7 @@ class Server:
             self.refused += 1
             if self.fate.dice.random() < 0.7:
                 raise redis.ConnectionError("the broker does not answer")
-        if command == "xdel":
+        if command == "xdel" and args[0] in self.keys:
             entries = self.stream(args[0]).entries
             self.on_delete(client, {i: entries[i] for i in map(_id, args[1:]) if i in entries})
         result = getattr(self, f"_{command}")(*args, **options)

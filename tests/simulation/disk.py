@@ -24,10 +24,11 @@ SECTOR = 512
 
 T = TypeVar("T")
 
-_NAMES = (
-    *("open", "close", "write", "pwrite", "fsync", "fdatasync", "truncate", "ftruncate", "replace", "rename"),
+_NAMES = [
+    *("open", "close", "write", "pwrite", "fsync", "truncate", "ftruncate", "replace", "rename"),
     *("unlink", "remove", "mkdir", "rmdir"),
-)
+    *(name for name in ("fdatasync",) if hasattr(os, name)),
+]
 _REAL = SimpleNamespace(**{name: getattr(os, name) for name in _NAMES}, file=io.open)
 
 

@@ -53,7 +53,7 @@ def take(world: World, count: int) -> int:
     if not entries:
         return 0
     ids, fields = zip(*entries, strict=True)
-    process.live.take(ids, fields)
+    process.take(ids, fields)
     process.cursor = ids[-1].decode()
     world.promise()
     return len(ids)
@@ -65,7 +65,8 @@ def tidy(world: World) -> None:
         return
     for _ in range(20):
         wanting = world.process.live.tidy()
-        if world.process.live.must_read_again and world.process.cursor is not None:
+        world.process.follow()
+        if world.process.live.intake.must_read_again and world.process.cursor is not None:
             if world.dice.random() < 0.3:
                 take(world, world.dice.choice((1, 20)))  # a batch that was on its way already
             world.process.read_again()
