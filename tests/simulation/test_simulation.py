@@ -20,9 +20,9 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_after_crashes_power_cuts_and_a_forgetful_broker_nothing_is_lost_and_views_equal_a_replay() -> None:
-    code, told = run("--seeds", "60", "--jobs", "2")
+    code, told = run("--seeds", "40", "--jobs", "2")
     assert code == 0, told
-    assert "60 seeds" in told
+    assert "40 seeds" in told
 
 
 @pytest.mark.parametrize(
