@@ -140,7 +140,7 @@ def registry(_: Path, client: redis.Redis, store: SqliteEventStore) -> list[Proj
 def ingest(client: redis.Redis, folder: Path, views: Sequence[Views]) -> None:
     store = SqliteEventStore(folder / "ledger.db")
     projections = [projection for view in views for projection in view(folder, client, store)]
-    live = Live(store, KEYS, client, projections, Patience(threading.Event()))
+    live = Live.over(store, KEYS, client, projections, Patience(threading.Event()))
     live.tidy()
     for ids, entries in read(client):
         live.take(ids, entries)

@@ -338,7 +338,7 @@ def test_created_at_is_spelled_in_one_way(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_does_not_outlive_the_files_it_speaks_of(tmp_path: Path) -> None:
-    """Lines were cut under a checkpoint that did not count; it counted again when the next start was older."""
+    """Lines were cut under a checkpoint that did not count; it counted again at the next start."""
     entries = [registration("a", 1), execution("b", 2)]
     store = ledger(tmp_path, entries)
     catch_up(store, Directory(tmp_path / "programs", tmp_path, store))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dspy_ledger.api.metrics import directory_position
 from dspy_ledger.settings import Settings
 from projector.ledgers import execution, registration
 from projector.test_worker import projected, send, stored
@@ -57,12 +58,17 @@ def test_a_full_disk_stops_nothing_but_the_projector_which_goes_on_when_there_is
             filler = fill(disk, leave=600_000)
             body = {"inputs": {"text": "x" * 4000}}
             send(client, settings, [execution(f"e{n}", n, body=body) for n in range(2, EVENTS)])
-            eventually(lambda: "the disk is full; nothing is lost, make room" in projector.log)
+            eventually(lambda: "disk is full; nothing is lost, make room" in projector.log)
             assert projector.process.poll() is None
-            assert stored(settings) < EVENTS - 1 or full == "programs_dir"
+            if full == "programs_dir":  # the others go on
+                eventually(lambda: projected(settings) == EVENTS - 1)
+                assert directory_position(settings.data_dir)["directory"] < EVENTS - 1
+            else:
+                assert stored(settings) < EVENTS - 1
             filler.unlink()
             subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
             eventually(lambda: projected(settings) == EVENTS - 1, within=30)
+            eventually(lambda: directory_position(settings.data_dir)["directory"] == EVENTS - 1, within=30)
         assert verify(settings) == []
     finally:
         projector.end(signal.SIGTERM)

@@ -180,7 +180,7 @@ def test_a_store_that_is_really_full_is_retried_in_place_until_there_is_room(tmp
             return False
 
     client = unreachable()
-    live = Live(store, KEYS, client, [kept(SqlViews(tmp_path, store))], Patience(Room()))
+    live = Live.over(store, KEYS, client, [kept(SqlViews(tmp_path, store))], Patience(Room()))
     assert live.take(*numbered(large)) == 19
     assert store.last_position() == 19
     client.close()
@@ -192,7 +192,7 @@ def test_marks_are_published_with_each_batch_and_all_of_them_after_an_outage(
     store = ledger(tmp_path, [execution("old", 1, source="/producers/host/old")])
     client = own_valkey.client()
     projections = [kept(SqlViews(tmp_path, store)), Directory(tmp_path / "programs", tmp_path, store)]
-    live = Live(store, KEYS, client, projections, Patience(threading.Event()))
+    live = Live.over(store, KEYS, client, projections, Patience(threading.Event()))
     live.tidy()
     live.take(*numbered([execution("a", 1)]))
     assert client.hgetall(KEYS.stored) == {b"/producers/host/old": b"1", SOURCE.encode(): b"1"}
@@ -225,6 +225,6 @@ def test_a_projection_behind_catches_up_from_the_store(tmp_path: Path) -> None:
     store = ledger(tmp_path, [registration("a", 1), execution("b", 2)])
     late = kept(SqlViews(tmp_path, store))
     with unreachable() as client:
-        live = Live(store, KEYS, client, [late], Patience(threading.Event()))
+        live = Live.over(store, KEYS, client, [late], Patience(threading.Event()))
         live.take(*numbered([execution("c", 3)]))
     assert late.position() == 3

@@ -133,7 +133,9 @@ def test_without_redis_the_registry_falls_behind_alone_and_catches_up_later(
     with pytest.raises(LedgerUnavailable):
         registry.position()
     now = [0.0]
-    live = Live(store, KEYS, client, [registry, views], Patience(threading.Event()), clock=lambda: now[0])
+    live = Live.over(
+        store, KEYS, client, [registry, views], Patience(threading.Event()), clock=lambda: now[0]
+    )
     live.tidy()
     append(store, [registration("c", 5, content="c1:2", version="2.0.0")])
     live.tidy()

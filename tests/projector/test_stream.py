@@ -36,19 +36,19 @@ class Reader:
         self.client = client
         self.now = 0.0
         self.watch = Watch(self.store, KEYS, client)
-        self.live = Live(
+        self.live = Live.over(
             self.store, KEYS, client, [], Patience(threading.Event()), lambda: self.now, watch=self.watch
         )
 
     def look(self) -> None:
         self.now += 1
         self.live.tidy()
-        if self.live.must_read_again:
-            self.live.read_again()
+        if self.live.intake.must_read_again:
+            self.live.intake.read_again()
 
     def read(self, count: int = 1000) -> int:
         """The next entries; how many came."""
-        found = self.client.xread({KEYS.events: self.live.ingest.last_id}, count=count)
+        found = self.client.xread({KEYS.events: self.live.intake.last_id}, count=count)
         if not found:
             return 0
         ids, fields = zip(*found[0][1], strict=True)
@@ -137,7 +137,7 @@ def test_a_server_that_restarted_with_everything_is_read_again_and_nothing_is_st
     own_valkey.stop()
     own_valkey.start()
     reader.look()
-    assert reader.live.ingest.last_id == "0"
+    assert reader.live.intake.last_id == "0"
     assert reader.reading.sentence == (
         "the broker restarted; the stream is being read again from its beginning (0 of 3)"
     )
@@ -164,7 +164,7 @@ def test_after_an_old_snapshot_new_entries_with_lower_ids_are_stored(
     reader.read_all()
     restore(own_valkey, old)
     [lower] = add(client, *events(4))
-    assert entry_order(lower) < entry_order(reader.live.ingest.last_id)
+    assert entry_order(lower) < entry_order(reader.live.intake.last_id)
     reader.read_all()
     assert reader.ids == ["e1", "e2", "e3", "e4"]
     assert reader.reading.why == "set back"
@@ -290,7 +290,7 @@ def test_without_redis_nothing_is_concluded(reader: Reader, client: redis.Redis,
     reader.read_all()
     own_valkey.kill()
     reader.look()
-    assert not reader.live.must_read_again
+    assert not reader.live.intake.must_read_again
     own_valkey.start()
 
 

@@ -63,7 +63,7 @@ class Team:
         )
         self.client = valkey.client()
         self.store = SqliteEventStore(self.settings.store_path)
-        self.live = Live(self.store, self.settings.keys, self.client, [], Patience(threading.Event()))
+        self.live = Live.over(self.store, self.settings.keys, self.client, [], Patience(threading.Event()))
         self.models = ModelManager(
             {
                 name: dspy.LM(f"openai/{name}", api_base=models_url, api_key="offline", cache=False)
@@ -72,7 +72,7 @@ class Team:
         )
 
     def ingest(self) -> None:
-        last = self.live.ingest.last_id
+        last = self.live.intake.last_id
         entries: Any = self.client.xrange(self.settings.keys.events, f"({last}" if last != "0" else "-")
         if entries:
             self.live.take([entry_id for entry_id, _ in entries], [fields for _, fields in entries])

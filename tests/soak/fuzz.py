@@ -61,7 +61,7 @@ def fuzz(folder: Path, entries: int, seed: int, on_batch: Callable[[int], None] 
         Directory(folder / "programs", folder, store),
         Registry(client, KEYS, store),
     ]
-    live = Live(store, KEYS, client, projections, Patience(threading.Event()))
+    live = Live.over(store, KEYS, client, projections, Patience(threading.Event()))
     for start in range(0, entries, BATCH):
         numbers = range(start, min(start + BATCH, entries))
         ids = [f"{number + 1}-0".encode() for number in numbers]

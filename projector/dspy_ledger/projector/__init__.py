@@ -2,9 +2,11 @@
 
 from dspy_ledger.projector.catalog import Catalog, Content, Program, Registered
 from dspy_ledger.projector.directory import Directory
+from dspy_ledger.projector.following import Chore, Followers, Handover
 from dspy_ledger.projector.ingest import Decoded, Ingest, decode_entries
+from dspy_ledger.projector.intake import Intake
 from dspy_ledger.projector.lease import WriterLease
-from dspy_ledger.projector.live import Chore, Live
+from dspy_ledger.projector.live import Live
 from dspy_ledger.projector.patience import Halted, Patience
 from dspy_ledger.projector.projection import Checkpoint, Projection, advance, catch_up, project
 from dspy_ledger.projector.registry import Registry
@@ -20,8 +22,11 @@ __all__ = [
     "Content",
     "Decoded",
     "Directory",
+    "Followers",
     "Halted",
+    "Handover",
     "Ingest",
+    "Intake",
     "Live",
     "Patience",
     "Program",

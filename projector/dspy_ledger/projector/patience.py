@@ -46,16 +46,17 @@ class Patience:
         self._halt = halt
         self._first_wait = first_wait
 
-    def insist(self, what: str, act: Callable[[], T]) -> T:
+    def insist(self, what: str, act: Callable[[], T], *, wait_for_room: bool = True) -> T:
         """Call ``act`` until it returns.
 
         Args:
             what: what is being done, for the log: "storing a batch".
             act: does all or nothing, or may at least be called again after it raised.
+            wait_for_room: whether to wait for a full disk; else that is raised at once.
 
         Raises:
             Halted: the process is to end.
-        LedgerUnavailable: at once.
+            LedgerUnavailable: at once.
             Exception: what ``act`` raised last, after six attempts; a full disk does not count as one.
         """
         attempts, wait, said = 0, self._first_wait, 0.0
@@ -66,6 +67,8 @@ class Patience:
                 raise  # Redis is waited for elsewhere, where nothing else waits with it
             except Exception as error:
                 full = is_disk_full(error)
+                if full and not wait_for_room:
+                    raise
                 attempts += not full
                 if attempts >= _ATTEMPTS:
                     raise

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dspy_ledger.database import closed_on_error, connect
 from dspy_ledger.errors import StoreError
-from dspy_ledger.files import sync_folder
+from dspy_ledger.files import make_folder, sync_folder
 from dspy_ledger.projector.catalog import Catalog
 from dspy_ledger.projector.parking import registrations
 from dspy_ledger.projector.projection import Checkpoint
@@ -56,6 +56,7 @@ class View:
         Raises:
             sqlite3.Error: it can't be made.
         """
+        make_folder(path.parent)
         remove_view(path)  # what a removal that was cut short left would be read into the new file
         with closed_on_error(create_view(path, indexes=indexes)) as db:
             view = cls(path, db, store, 0)

@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -18,6 +19,8 @@ from faststream.redis import RedisBroker
 
 from dspy_ledger.projector.actions import all_actions
 from dspy_ledger.projector.builds import drop_abandoned_builds
+from dspy_ledger.projector.following import Followers, Handover
+from dspy_ledger.projector.intake import Intake
 from dspy_ledger.projector.live import Live
 from dspy_ledger.projector.office import open_office
 from dspy_ledger.projector.patience import Halted, Patience
@@ -27,6 +30,7 @@ from dspy_ledger.projector.stream import OnBatch, subscribe
 from dspy_ledger.projector.trimming import Trimming
 from dspy_ledger.projector.watch import Watch
 from dspy_ledger.settings import Settings
+from dspy_ledger.store import SqliteEventStore
 
 __all__ = ["Worker", "run_worker"]
 
@@ -35,6 +39,8 @@ _log = logging.getLogger(__name__)
 # Seconds.
 _TIDY_EVERY = 1.0
 _WAIT = 0.5
+
+_ALL = 1 << 31  # events
 
 T = TypeVar("T")
 
@@ -56,23 +62,26 @@ def run_worker(settings: Settings) -> None:
 
 
 class Worker:
-    """One run of the projector. All work on store and views is done by one thread, away from the loop."""
+    """One run of the projector, on two threads away from the loop: one stores, the other follows."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._halt = threading.Event()
         self._failed = self._warned = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopped = asyncio.Event()
+        self._stopped, self._handed = asyncio.Event(), asyncio.Event()
+        self._handover = Handover()
         self._resources = ExitStack()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="projector")
+        self._storing = ThreadPoolExecutor(1, thread_name_prefix="storing")
+        self._following = ThreadPoolExecutor(1, thread_name_prefix="following")
 
     def run(self) -> None:
         """Block until stopped; see :func:`run_worker`."""
         try:
             asyncio.run(self._serve())
         finally:
-            self._thread.shutdown(wait=True)
+            self._storing.shutdown(wait=True)
+            self._following.shutdown(wait=True)
             self._resources.close()
         if self._failed:
             raise SystemExit(1)
@@ -88,37 +97,67 @@ class Worker:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self.stop)
+        live = await self._work(self._storing, self._open)
+        following = asyncio.create_task(self._follow(live.followers))
         try:
-            live = await self._work(self._open)
-            while not self._halt.is_set() and not await self._connected(live):
-                wanting = await self._guarded(live.tidy)  # what needs no Redis goes on
-                await self._pause(0 if wanting else _WAIT)
+            while not self._halt.is_set() and not await self._connected(live.intake):
+                await self._pause(_WAIT)
             while not self._halt.is_set():
-                await self._read(live)
+                await self._read(live.intake)
         except Halted:
             pass
+        finally:
+            self.stop()
+            await following
         _log.info("projector stopped")
 
-    async def _read(self, live: Live) -> None:
+    async def _follow(self, followers: Followers) -> None:
+        """Have the views follow what is handed over, and tidy once a second, until stopped."""
+        ended = asyncio.ensure_future(self._stopped.wait())
+        wanting, due = False, 0.0
+        while not self._halt.is_set():
+            self._handed.clear()
+            if events := self._handover.take():
+                lags = await self._guarded(self._following, partial(followers.follow, events))
+                wanting = wanting or bool(lags)
+            if wanting or time.monotonic() >= due:
+                wanting = bool(await self._guarded(self._following, followers.tidy))
+                due = time.monotonic() + _TIDY_EVERY
+            if not (events or wanting):
+                handed = asyncio.ensure_future(self._handed.wait())
+                rest = max(0.0, due - time.monotonic())
+                await asyncio.wait({handed, ended}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+                handed.cancel()
+        ended.cancel()
+        if not self._failed:  # what was stored last
+            with suppress(Exception):
+                await self._work(self._following, lambda: followers.follow(self._handover.take(_ALL)))
+
+    async def _read(self, intake: Intake) -> None:
         """Read the stream until stopped, or until it has to be read from its beginning."""
         reading = True
 
         async def on_batch(ids: Sequence[bytes], fields: Sequence[Mapping[bytes, bytes]]) -> None:
             for piece in in_pieces(fields):
-                if reading:
-                    await self._guarded(partial(live.take, ids[piece], fields[piece]))
+                if reading and (
+                    events := await self._guarded(
+                        self._storing, partial(intake.take, ids[piece], fields[piece])
+                    )
+                ):
+                    self._handover.put(events)
+                    self._handed.set()
 
-        await self._guarded(live.read_again)
-        last_id = await self._work(lambda: live.ingest.last_id)
+        await self._guarded(self._storing, intake.read_again)
+        last_id = await self._work(self._storing, lambda: intake.last_id)
         broker = await self._subscribed(last_id, on_batch)
         if broker is None:
             return
         _log.info("reading stream %s after %s", self._settings.keys.events, last_id)
         try:
             wanting = None
-            while not self._halt.is_set() and not live.must_read_again:
+            while not self._halt.is_set() and not intake.must_read_again:
                 await self._pause(0 if wanting else _TIDY_EVERY)
-                wanting = await self._guarded(live.tidy)
+                wanting = await self._guarded(self._storing, intake.tidy)
         finally:
             reading = False
             await broker.stop()
@@ -139,10 +178,10 @@ class Worker:
             await self._pause(_WAIT)
         return None
 
-    async def _connected(self, live: Live) -> bool:
+    async def _connected(self, intake: Intake) -> bool:
         """Whether Redis answers; says so once when it does not."""
         try:
-            await self._work(live.look)
+            await self._work(self._storing, intake.look)
         except redis.RedisError as error:
             if not self._warned:
                 self._warned = True
@@ -150,7 +189,7 @@ class Worker:
             return False
         return True
 
-    async def _guarded(self, act: Callable[[], T]) -> T | None:
+    async def _guarded(self, thread: ThreadPoolExecutor, act: Callable[[], T]) -> T | None:
         """Work that ends the run when it fails (None then); after that, nothing more is done."""
 
         def act_unless_halted() -> T | None:
@@ -166,26 +205,26 @@ class Worker:
                 self._halt.set()  # at once: the next batch must not be stored past this one
             return None
 
-        done = await self._work(act_unless_halted)
+        done = await self._work(thread, act_unless_halted)
         if self._halt.is_set():
             self._stopped.set()
         return done
 
-    async def _work(self, act: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+    async def _work(self, thread: ThreadPoolExecutor, act: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread, act)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
 
     def _open(self) -> Live:
-        settings = self._settings
+        settings, patience = self._settings, Patience(self._halt)
         office = self._resources.enter_context(open_office(settings))
-        store, client = office.store, office.client
+        store = self._resources.enter_context(closing(SqliteEventStore(settings.store_path)))
         desk = self._resources.enter_context(closing(Desk(settings.data_dir)))
-        watch = Watch(store, settings.keys, client)
+        watch = Watch(store, settings.keys, office.client)
         trimming = Trimming(
-            client,
+            office.client,
             settings.keys.events,
             watch,
             keep=settings.stream_keep,
@@ -193,16 +232,15 @@ class Worker:
         )
         _log.info("event store %s is at position %d", settings.store_path, store.last_position())
         return Live(
-            store,
-            settings.keys,
-            client,
-            [office.views, office.directory, office.registry],
-            Patience(self._halt),
-            chores=[
-                trimming,
-                Clerk(desk, all_actions(office)),
-                office.erasure,
-                lambda: drop_abandoned_builds(settings.data_dir),
-            ],
-            watch=watch,
+            Intake(store, settings.keys, office.client, patience, watch=watch, trim=trimming),
+            Followers(
+                office.store,
+                [office.views, office.directory, office.registry],
+                patience,
+                chores=[
+                    Clerk(desk, all_actions(office)),
+                    office.erasure,
+                    lambda: drop_abandoned_builds(settings.data_dir),
+                ],
+            ),
         )

@@ -89,6 +89,7 @@ class SqliteEventStore:
                 f"can't open the event store {path}: {error}; restore a backup of it, or move it away"
             ) from None
         self._accounts: dict[str, Account] = {}
+        self._data_version: int | None = None
 
     @classmethod
     def create(cls, path: Path, *, ledger_id: str) -> SqliteEventStore:
@@ -140,6 +141,11 @@ class SqliteEventStore:
     def _transaction(self) -> Iterator[None]:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
+        # Another connection of the writer's process may have written since.
+        version = db.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._data_version:
+            self._data_version = version
+            self._accounts.clear()
         try:
             yield
             db.execute("COMMIT")

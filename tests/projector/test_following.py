@@ -1,0 +1,66 @@
+"""What was stored is handed from one thread to the other, in order, and no more than fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dspy_ledger.projector import Handover
+from projector.ledgers import append, execution, ledger
+
+
+def events(folder: Path, count: int) -> list:
+    store = ledger(folder)
+    return append(store, [execution(f"e{n}", n, body={"inputs": "x" * 100}) for n in range(1, count + 1)])
+
+
+def test_batches_come_out_in_order_and_as_one(tmp_path: Path) -> None:
+    stored = events(tmp_path, 10)
+    handover = Handover()
+    for at in range(0, 10, 3):
+        handover.put(stored[at : at + 3])
+    assert [event.position for event in handover.take(4)] == [1, 2, 3, 4, 5, 6]
+    assert [event.position for event in handover.take(4)] == [7, 8, 9, 10]
+    assert handover.take() == []
+
+
+def test_when_too_much_waits_all_is_forgotten_and_handing_over_begins_anew(tmp_path: Path) -> None:
+    stored = events(tmp_path, 10)
+    handover = Handover(most_events=5)
+    handover.put(stored[:4])
+    handover.put(stored[4:6])
+    assert handover.take() == []
+    handover.put(stored[6:10])
+    assert [event.position for event in handover.take()] == [7, 8, 9, 10]
+
+
+def test_large_events_count_by_their_bytes(tmp_path: Path) -> None:
+    stored = events(tmp_path, 4)
+    handover = Handover(most_bytes=2 * (len(stored[0].payload) + len(stored[0].body)))
+    handover.put(stored[:2])
+    handover.put(stored[2:3])
+    assert handover.take() == []
+
+
+@given(st.lists(st.integers(0, 6), max_size=30))
+def test_whatever_is_put_and_taken_nothing_comes_twice_or_out_of_order(steps: list[int]) -> None:
+    """0 takes; n puts the next n."""
+    handover: Handover = Handover(most_events=12)
+    at, seen = 0, []
+    for step in steps:
+        if step:
+            handover.put([_Numbered(at + n) for n in range(step)])
+            at += step
+        else:
+            seen += [event.number for event in handover.take(5)]
+    seen += [event.number for event in handover.take(1000)]
+    assert seen == sorted(set(seen))
+
+
+class _Numbered:
+    payload, body = b"", None
+
+    def __init__(self, number: int) -> None:
+        self.number = number
