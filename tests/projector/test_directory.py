@@ -274,7 +274,9 @@ def test_a_batch_that_fails_in_the_middle_is_made_good_by_the_next_attempt(
     assert tree(tmp_path / "programs") == tree(tmp_path / "again" / "programs")
 
 
-def test_a_checkpoint_of_another_ledger_means_a_replay_that_drops_its_execution_lines(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_ledger_means_a_replay_that_sets_its_execution_lines_aside(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, registration("a", 1), execution("b", 2), execution("x", 3, program="gone"))
     shutil.move(tmp_path / "data" / "ledger.db", tmp_path / "old.db")
     store = ledger(tmp_path / "data", [execution("c", 1), execution("d", 2)])
@@ -283,6 +285,8 @@ def test_a_checkpoint_of_another_ledger_means_a_replay_that_drops_its_execution_
     catch_up(store, live)
     assert [line["execution_id"] for line in lines(tmp_path / "programs/p" / DAY)] == ["c", "d"]
     assert not (tmp_path / "programs/gone" / DAY).exists()
+    aside = {name: lines(tmp_path / f"programs/{name}" / f"{DAY}.1.aside") for name in ("p", "gone")}
+    assert {name: found[0]["execution_id"] for name, found in aside.items()} == {"p": "b", "gone": "x"}
     assert (tmp_path / "programs/p/1.0.0.json").exists(), "what git may hold is not deleted"
 
 

@@ -378,7 +378,8 @@ def test_a_directory_of_another_ledger_is_said_and_its_files_are_strangers(
     with live(settings, SOME):
         assert "belongs to another ledger" in caplog.text
         assert "are not of this ledger (other/1.0.0.json, p/1.0.0.json)" in caplog.text
-    assert replay(settings, "directory")["named"] == ["other/1.0.0.json"]
+    named = replay(settings, "directory")["named"]
+    assert named == ["other/1.0.0.json", "p/executions/2026-11-22.jsonl.1.aside"]
 
 
 def test_files_that_were_swapped_under_a_checkpoint_are_said_on_start(

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from dspy_ledger.events import EVENT_TYPES
+from dspy_ledger.events import EVENT_TYPES, MOST
 from dspy_ledger.files import make_folder, sweep, sync_folder, write_atomically, write_together
 from dspy_ledger.projector.catalog import Catalog, Content
 from dspy_ledger.projector.documents import (
@@ -19,7 +19,7 @@ from dspy_ledger.projector.documents import (
     execution_line,
     version_document,
 )
-from dspy_ledger.projector.lines import append_lines, change_lines, cut_lines
+from dspy_ledger.projector.lines import append_lines, change_lines, cut_lines, first_line, set_aside
 from dspy_ledger.projector.names import evaluation_name, folder_name, version_name
 from dspy_ledger.projector.parking import registrations
 from dspy_ledger.projector.projection import Checkpoint
@@ -149,10 +149,24 @@ class Directory:
     def _resume(self) -> Catalog:
         """Put files and memory back to the checkpoint, wherever they are."""
         for path in self._root.glob(f"*/executions/{_DAYS}"):
-            cut_lines(path, self._position)
+            if self._position == 0 and self._is_foreign(path):
+                aside = set_aside(path)
+                _log.warning("%s holds another ledger's executions; it is %s now", path, aside.name)
+            else:
+                cut_lines(path, self._position)
         self._folders.clear()
         self._catalog = Catalog(registrations(self._store, self.name, self._position))
         return self._catalog
+
+    def _is_foreign(self, path: Path) -> bool:
+        """Whether lines tell of executions that this ledger has not at their positions."""
+        try:
+            line = orjson.loads(first_line(path))
+            position, execution_id = int(line["position"]), line["execution_id"]
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            return False
+        event = self._store.event_at(position) if 0 < position < MOST else None
+        return event is None or event.type != _EXECUTED or event.data["execution_id"] != execution_id
 
     def _fold(self, batch: Sequence[StoredEvent], catalog: Catalog) -> _Pending:
         pending = _Pending()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dspy_ledger.files import sync_folder, write_atomically
 
-__all__ = ["append_lines", "change_lines", "cut_lines"]
+__all__ = ["append_lines", "change_lines", "cut_lines", "first_line", "set_aside"]
 
 _START = b'{"position":'
 _LINE = re.compile(rb'\{"position":(\d+)[,}]')
@@ -52,6 +52,22 @@ def cut_lines(path: Path, upto: int) -> None:
         sync_folder(path.parent)
     elif keep < size:
         os.truncate(path, keep)
+
+
+def first_line(path: Path) -> bytes:
+    """The first line without its end; it may be torn, or not one of ours."""
+    with path.open("rb") as file:
+        return file.readline().rstrip(b"\n")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file, durably, to a name that nobody writes lines to; the new path."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}.aside")).exists():
+        number += 1
+    path.rename(aside)
+    sync_folder(path.parent)
+    return aside
 
 
 def change_lines(
