@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_ledger.projector import Handover
+from dspy_ledger.projector import Directory, Followers, Handover, Patience, SqlViews
 from projector.ledgers import append, execution, ledger
 
 
@@ -42,6 +43,24 @@ def test_large_events_count_by_their_bytes(tmp_path: Path) -> None:
     handover.put(stored[:2])
     handover.put(stored[2:3])
     assert handover.take() == []
+
+
+def test_what_the_following_thread_stores_between_two_batches_is_not_passed_over(tmp_path: Path) -> None:
+    """Both batches waited while it erased: folded as one, they took every view past the erasure."""
+    store, following = ledger(tmp_path), ledger(tmp_path)
+    views = SqlViews(tmp_path, following)
+    directory = Directory(tmp_path / "programs", tmp_path, following)
+    followers = Followers(following, [views, directory], Patience(threading.Event()))
+    handover = Handover()
+    handover.put(append(store, [execution("e1", 1, body={"inputs": "personal"}), execution("e2", 2)]))
+    following.erase([1], "too old")
+    handover.put(append(store, [execution("e3", 3)]))
+
+    followers.follow(handover.take())
+    assert (views.position(), directory.position()) == (4, 4)
+    [lines] = (tmp_path / "programs").glob("*/executions/*.jsonl")
+    assert len(lines.read_bytes().splitlines()) == 3
+    assert b"personal" not in lines.read_bytes()
 
 
 @given(st.lists(st.integers(0, 6), max_size=30))

@@ -97,7 +97,8 @@ def advance(
     Args:
         store: the writer's.
         projection: what to bring on.
-        events: the batch just stored, for a projection that stands right before it.
+        events: the batch just stored, for a projection that stands right before it; one with a hole, since
+            another thread stored in between, is read from the store instead.
         seconds: how long a slice may take, but for the batch at hand.
         clock: seconds, monotonic.
 
@@ -105,7 +106,7 @@ def advance(
         Whether it still lags behind the store.
     """
     at = projection.position()
-    if events and at == events[0].position - 1:
+    if events and at == events[0].position - 1 and events[-1].position == at + len(events):
         fold_or_park(store, projection.name, projection.apply, events)
         return False
     deadline = clock() + seconds
