@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -12,9 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_ledger.errors import FoldError, LedgerUnavailable
-from dspy_ledger.projector import SqlViews, catch_up
+from dspy_ledger.projector import Directory, SqlViews, catch_up, project
+from dspy_ledger.projector import directory as directory_module
+from dspy_ledger.projector import view as view_module
 from dspy_ledger.projector.projection import advance
 from dspy_ledger.store import EventStore, SqliteEventStore, StoredEvent
+from dspy_ledger.views import current_view
 from projector.ledgers import append, execution, kept, ledger, registration
 
 
@@ -142,3 +147,41 @@ def test_catching_up_takes_a_slice_of_time_and_says_that_more_is_left(tmp_path: 
     assert views.position() == 2000
     assert advance(store, views, seconds=60) is False
     assert views.position() == 4500
+
+
+def test_a_view_that_left_out_what_is_parked_no_longer_is_built_anew_on_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry that a crash cut short left a view without an event that nobody listed as parked."""
+    store = ledger(tmp_path, [registration("a", 1), execution("b", 2), execution("c", 3)])
+    real_line, real_fold = directory_module.execution_line, view_module.fold
+
+    def broken_line(event: StoredEvent, **rest: Any) -> bytes:
+        if event.event_id == "b":
+            raise ValueError("a bug")
+        return real_line(event, **rest)
+
+    def broken_fold(batch: Sequence[StoredEvent], catalog: Any) -> Any:
+        if any(event.event_id == "b" and event.type != "parked" for event in batch):
+            raise ValueError("a bug")
+        return real_fold(batch, catalog)
+
+    def views() -> tuple[SqlViews, Directory]:
+        return kept(SqlViews(tmp_path, store)), Directory(tmp_path / "programs", tmp_path, store)
+
+    with monkeypatch.context() as bugs:
+        bugs.setattr(directory_module, "execution_line", broken_line)
+        bugs.setattr(view_module, "fold", broken_fold)
+        for view in views():
+            project(store, [view], ())
+    assert [parked.projection for parked in store.parked()] == ["directory", "sql"]
+    assert [view.position() for view in views()] == [3, 3]
+    for name in ("sql", "directory"):
+        store.unpark(name)
+    for view in views():
+        assert view.position() == 0
+        project(store, [view], ())
+    with closing(sqlite3.connect(current_view(tmp_path))) as db:
+        rows = db.execute("SELECT execution_id FROM executions").fetchall()
+    assert rows == [("b",), ("c",)]
+    assert (tmp_path / "programs/p/executions/2026-11-22.jsonl").read_bytes().count(b"\n") == 2

@@ -68,6 +68,7 @@ def _adopt_directory(office: Office, arguments: Mapping[str, Any]) -> Work:
     done = yield from reconcile(
         folder / "programs", office.settings.programs_dir, level, prune=bool(arguments["prune"])
     )
+    live.replaced(built)
     return {"position": live.position(), **asdict(done)}
 
 

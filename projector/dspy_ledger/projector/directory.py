@@ -21,7 +21,7 @@ from dspy_ledger.projector.documents import (
 )
 from dspy_ledger.projector.lines import append_lines, change_lines, cut_lines, first_line, set_aside
 from dspy_ledger.projector.names import evaluation_name, folder_name, version_name
-from dspy_ledger.projector.parking import registrations
+from dspy_ledger.projector.parking import left_out, registrations
 from dspy_ledger.projector.projection import Checkpoint
 from dspy_ledger.store import EventStore, StoredEvent
 
@@ -86,6 +86,8 @@ class Directory:
         self._durable = durable
         self._folders: set[Path] = set()
         self._catalog: Catalog | None = None
+        self._left_out: set[int] = set()
+        self._event_id: str | None = None
         make_folder(data_dir)
         self._position = self._read_checkpoint() if programs_dir.is_dir() else 0
         if self._position == 0:  # gone before the files that it speaks of, however this ends
@@ -110,14 +112,24 @@ class Directory:
         catalog = self._catalog or self._resume()
         self._catalog = None  # until all is written: an exception leaves a catalog that ran ahead
         self._write(self._fold(batch, catalog))
-        checkpoint = {
+        self._write_checkpoint(Checkpoint.after(self._store, batch[-1]), self._left_out | left_out(batch))
+        self._catalog = catalog
+
+    def replaced(self, built: Directory) -> None:
+        """Its files are now those of a build, which stands where it does."""
+        checkpoint = Checkpoint(self._store.ledger_id, self._position, self._event_id)
+        self._write_checkpoint(checkpoint, built._left_out)
+
+    def _write_checkpoint(self, checkpoint: Checkpoint, passed: set[int]) -> None:
+        content = {
             "projection": self.name,
             "version": self.version,
             "programs_dir": str(self._root.absolute()),
-            **asdict(Checkpoint.after(self._store, batch[-1])),
+            **asdict(checkpoint),
+            "left_out": sorted(passed),
         }
-        write_atomically(self._checkpoint_path, _document(checkpoint), durable=self._durable)
-        self._position, self._catalog = batch[-1].position, catalog
+        write_atomically(self._checkpoint_path, _document(content), durable=self._durable)
+        self._position, self._event_id, self._left_out = checkpoint.position, checkpoint.event_id, passed
 
     def reread(self) -> None:
         """Before the next batch, read the registrations again: some were parked and no longer are."""
@@ -130,18 +142,19 @@ class Directory:
         try:
             raw = orjson.loads(self._checkpoint_path.read_bytes())
             checkpoint = Checkpoint(raw["ledger_id"], raw["position"], raw["event_id"])
-            version, programs_dir = raw["version"], raw["programs_dir"]
+            version, programs_dir, passed = raw["version"], raw["programs_dir"], set(raw["left_out"])
         except FileNotFoundError:
             return 0
         except (orjson.JSONDecodeError, KeyError, TypeError):
             problem: str | None = "has a checkpoint that can't be read"
         else:
-            problem = checkpoint.mismatch(self._store)
+            problem = checkpoint.mismatch(self._store, self.name, passed)
             if version != self.version:
                 problem = "is of another version"
             elif programs_dir != str(self._root.absolute()):
                 problem = f"was in {programs_dir} before"
             if problem is None:
+                self._event_id, self._left_out = checkpoint.event_id, passed
                 return checkpoint.position
         _log.warning("the directory %s; it is written anew", problem)
         return 0

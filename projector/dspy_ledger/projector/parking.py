@@ -14,7 +14,7 @@ from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.projector.patience import Halted
 from dspy_ledger.store import EventStore, StoredEvent
 
-__all__ = ["blanked", "fold_or_fail", "fold_or_park", "registrations"]
+__all__ = ["blanked", "fold_or_fail", "fold_or_park", "left_out", "registrations"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +70,11 @@ def blanked(batch: Sequence[StoredEvent], parked: set[int]) -> Sequence[StoredEv
     if not parked:
         return batch
     return [_blank(event) if event.position in parked else event for event in batch]
+
+
+def left_out(batch: Sequence[StoredEvent]) -> set[int]:
+    """The positions of a batch at which there is nothing to fold; a view keeps them with its checkpoint."""
+    return {event.position for event in batch if event.type == _PARKED}
 
 
 def registrations(store: EventStore, name: str, upto: int) -> Iterator[StoredEvent]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
 from dspy_ledger.projector.parking import blanked, fold_or_fail, fold_or_park
-from dspy_ledger.store import EventStore, StoredEvent
+from dspy_ledger.store import MOST_READ, EventStore, StoredEvent
 
 __all__ = ["BATCH", "SLICE", "Checkpoint", "Projection", "advance", "catch_up", "project"]
 
@@ -27,12 +27,14 @@ class Checkpoint:
     position: int
     event_id: str | None
 
-    def matches(self, store: EventStore) -> bool:
-        """Whether the store is the one that this checkpoint was made on, and still holds its event."""
-        return self.mismatch(store) is None
+    def mismatch(self, store: EventStore, name: str, left_out: Set[int]) -> str | None:
+        """Why the view can't be followed on from here, to go after its name; None when it can.
 
-    def mismatch(self, store: EventStore) -> str | None:
-        """Why the view can't be followed on from here, to go after its name; None when it can."""
+        Args:
+            store: the ledger.
+            name: the projection's.
+            left_out: the positions that the view left out, which have to be those that are parked for it.
+        """
         if self.ledger_id != store.ledger_id:
             return f"belongs to another ledger ({self.ledger_id})"
         if self.position == 0:
@@ -45,6 +47,9 @@ class Checkpoint:
             )
         if event.event_id != self.event_id:
             return f"was folded from another event at position {self.position}: an older store was restored"
+        parked = {event.position for event in store.parked(name) if event.position <= self.position}
+        if parked != left_out:
+            return f"leaves out {len(left_out)} events, and {len(parked)} are parked"
         return None
 
     @classmethod
@@ -177,7 +182,8 @@ def _read(store: EventStore, projection: Projection, after: int, end: int, limit
 
 def _closed(store: EventStore, events: list[StoredEvent], batch: int, end: int) -> list[StoredEvent]:
     """A batch of chosen types that, being the last, ends at the end: so the checkpoint gets there too."""
-    if len(events) < batch and (not events or events[-1].position < end):
+    is_last = len(events) < batch and sum(event.size for event in events) < MOST_READ
+    if is_last and (not events or events[-1].position < end):
         last = store.event_at(end)
         assert last is not None
         events.append(last)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import orjson
 import redis
 from redis.client import Pipeline
 
@@ -13,7 +14,7 @@ from dspy_ledger.errors import LedgerUnavailable
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import DATA_FIELD, Keys
 from dspy_ledger.projector.catalog import Catalog, Content
-from dspy_ledger.projector.parking import registrations
+from dspy_ledger.projector.parking import left_out, registrations
 from dspy_ledger.projector.projection import Checkpoint
 from dspy_ledger.registry_format import encode_content, encode_known
 from dspy_ledger.store import EventStore, StoredEvent
@@ -56,6 +57,7 @@ class Registry:
         self._store = store
         self._catalog: Catalog | None = None
         self._checkpoint = Checkpoint(store.ledger_id, 0, None)
+        self._left_out: set[int] = set()
 
     def position(self) -> int:
         """Everything up to here is in Redis, as Redis says now."""
@@ -71,10 +73,11 @@ class Registry:
                 f"this Redis holds the registry of another ledger ({owner.decode(errors='replace')}); set"
                 " DSPY_LEDGER_REDIS_URL or DSPY_LEDGER_STREAM_PREFIX"
             )
-        found = self._read(fields)
-        if found != self._checkpoint:
-            matching = found is not None and found.matches(self._store)
-            self._checkpoint = found if found and matching else Checkpoint(self._store.ledger_id, 0, None)
+        found, passed = self._read(fields)
+        if (found, passed) != (self._checkpoint, self._left_out):
+            sound = found is not None and found.mismatch(self._store, self.name, passed) is None
+            self._checkpoint = found if found and sound else Checkpoint(self._store.ledger_id, 0, None)
+            self._left_out = passed if sound else set()
             self._catalog = None
         return self._checkpoint.position
 
@@ -86,10 +89,11 @@ class Registry:
         if self._catalog is None:
             self._catalog = Catalog(registrations(self._store, self.name, self._checkpoint.position))
         catalog, self._catalog = self._catalog, None  # until Redis has it: it may have run ahead
+        passed = left_out(batch)
         try:
             for chunk in _chunks(concerning):
-                self._write(chunk, catalog, chunk[-1])
-            self._write([], catalog, batch[-1])
+                self._write(chunk, catalog, chunk[-1], passed)
+            self._write([], catalog, batch[-1], passed)
         except redis.RedisError as error:
             raise LedgerUnavailable(f"the registry can't be written: {error}") from None
         self._catalog = catalog
@@ -105,8 +109,9 @@ class Registry:
         """Let go of the connection."""
         self._client.close()
 
-    def _write(self, chunk: list[StoredEvent], catalog: Catalog, last: StoredEvent) -> None:
+    def _write(self, chunk: list[StoredEvent], catalog: Catalog, last: StoredEvent, passed: set[int]) -> None:
         checkpoint = Checkpoint.after(self._store, last)
+        all_passed = self._left_out | {position for position in passed if position <= last.position}
         with self._client.pipeline(transaction=True) as pipe:
             for event in chunk:
                 if event.type == _REGISTERED:
@@ -120,10 +125,11 @@ class Registry:
                     "ledger_id": checkpoint.ledger_id,
                     "position": checkpoint.position,
                     "event_id": checkpoint.event_id or "",
+                    "left_out": orjson.dumps(sorted(all_passed)),
                 },
             )
             pipe.execute()
-        self._checkpoint = checkpoint
+        self._checkpoint, self._left_out = checkpoint, all_passed
 
     def _add(self, pipe: Pipeline, event: StoredEvent, catalog: Catalog) -> None:
         data = event.data
@@ -176,14 +182,15 @@ class Registry:
             if any(fields.get(DATA_FIELD) == event.payload for _, fields in _entries(entries))
         ]
 
-    def _read(self, fields: dict[bytes, bytes]) -> Checkpoint | None:
+    def _read(self, fields: dict[bytes, bytes]) -> tuple[Checkpoint | None, set[int]]:
         try:
             if int(fields[b"version"]) != self.version:
-                return None
+                return None, set()
             ledger_id, event_id = fields[b"ledger_id"].decode(), fields[b"event_id"].decode()
-            return Checkpoint(ledger_id, int(fields[b"position"]), event_id)
-        except (KeyError, ValueError):
-            return None
+            passed = set(orjson.loads(fields[b"left_out"]))
+            return Checkpoint(ledger_id, int(fields[b"position"]), event_id), passed
+        except (KeyError, ValueError, TypeError):
+            return None, set()
 
 
 def _reworded(first: StoredEvent, content: Content) -> bytes:

@@ -117,14 +117,14 @@ class FilesCheck:
         elif _is_of_a_ledger(name):
             self._part.differs(f"{name} is not of this ledger")
         else:
-            self._part.notes.append(f"{name} is not of this ledger")
+            self._part.note(f"{name} is not of this ledger")
 
     def _checkpoint(self) -> int:
         path = self._data_dir / CHECKPOINT
         try:
             raw = orjson.loads(path.read_bytes())
             checkpoint = Checkpoint(raw["ledger_id"], raw["position"], raw["event_id"])
-            version, folder = raw["version"], raw["programs_dir"]
+            version, folder, passed = raw["version"], raw["programs_dir"], set(raw["left_out"])
         except FileNotFoundError:
             if self._store.last_position() == 0:
                 return 0  # none was written yet
@@ -135,7 +135,7 @@ class FilesCheck:
             raise StoreError("the directory is of another version")
         if folder != str(self._live.absolute()):
             raise StoreError(f"the checkpoint in {self._data_dir} is that of {folder}, not of {self._live}")
-        if problem := checkpoint.mismatch(self._store):
+        if problem := checkpoint.mismatch(self._store, Directory.name, passed):
             raise StoreError(f"the directory {problem}")
         return checkpoint.position
 

@@ -100,7 +100,8 @@ class RowsCheck:
         if not row or row[0] != VIEW_VERSION:
             raise StoreError("it is of another version")
         checkpoint = Checkpoint(_text(row[1]), row[2], row[3] and _text(row[3]))
-        if problem := checkpoint.mismatch(self._store):
+        passed = {position for (position,) in db.execute("SELECT position FROM left_out")}
+        if problem := checkpoint.mismatch(self._store, View.name, passed):
             raise StoreError(f"it {problem}")
         return checkpoint.position
 

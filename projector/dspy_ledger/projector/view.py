@@ -12,7 +12,7 @@ from dspy_ledger.database import closed_on_error, connect
 from dspy_ledger.errors import StoreError
 from dspy_ledger.files import make_folder, sync_folder
 from dspy_ledger.projector.catalog import Catalog
-from dspy_ledger.projector.parking import registrations
+from dspy_ledger.projector.parking import left_out, registrations
 from dspy_ledger.projector.projection import Checkpoint
 from dspy_ledger.projector.rows import Rows, fold
 from dspy_ledger.projector.tables import prepare, write
@@ -80,8 +80,9 @@ class View:
                 if not row or row[0] != cls.version:
                     raise StaleView(f"{path.name} is of another version")
                 checkpoint = Checkpoint(*row[1:])
-                if not checkpoint.matches(store):
-                    raise StaleView(f"{path.name} {checkpoint.mismatch(store)}")
+                passed = {position for (position,) in db.execute("SELECT position FROM left_out")}
+                if (problem := checkpoint.mismatch(store, cls.name, passed)) is not None:
+                    raise StaleView(f"{path.name} {problem}")
                 db.execute("PRAGMA synchronous = NORMAL")
                 return cls(path, db, store, checkpoint.position)
         except UnicodeDecodeError as error:  # of SQLite's own words about a schema that is damaged
@@ -103,6 +104,7 @@ class View:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             write(self._db, self._fold(batch))
+            self._db.executemany("INSERT INTO left_out VALUES (?)", [(at,) for at in left_out(batch)])
             self._set_checkpoint(Checkpoint.after(self._store, batch[-1]))
             self._db.execute("COMMIT")
         except BaseException:
@@ -175,4 +177,6 @@ def is_damaged(error: BaseException) -> bool:
     """Whether a database says that its file is not, or no longer, what it wrote."""
     if not isinstance(error, sqlite3.DatabaseError):
         return False
+    if str(error) == "user-defined function raised exception":  # ours: it met a histogram that is none
+        return True
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -16,6 +16,11 @@ CREATE TABLE checkpoint (
     event_id     TEXT
 );
 
+-- Events that could not be folded; those that the event store has parked for this view.
+CREATE TABLE left_out (
+    position INTEGER PRIMARY KEY
+);
+
 CREATE TABLE programs (
     program_id     TEXT NOT NULL,
     position       INTEGER NOT NULL,    -- of the registration that made it so
