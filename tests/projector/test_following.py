@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_ledger.projector import Directory, Followers, Handover, Patience, SqlViews
-from projector.ledgers import append, execution, ledger
+from dspy_ledger.events import EVENT_TYPES
+from dspy_ledger.projector import Directory, Followers, Handover, Patience, SqlViews, catch_up, projection
+from dspy_ledger.store import StoredEvent, sqlite
+from projector.ledgers import append, execution, ledger, registration
 
 
 def events(folder: Path, count: int) -> list:
@@ -63,6 +67,37 @@ def test_what_the_following_thread_stores_between_two_batches_is_not_passed_over
     assert b"personal" not in lines.read_bytes()
 
 
+def test_a_view_of_few_types_misses_none_of_them_when_they_are_too_large_to_be_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sqlite, projection):
+        monkeypatch.setattr(module, "MOST_READ", 3000)
+    entries = [registration(f"r{n}", n, content=f"c1:{n}", body={"state": "x" * 1000}) for n in range(1, 8)]
+    view = _Registrations()
+    catch_up(ledger(tmp_path, [*entries, execution("e8", 8)]), view)
+    assert (view.folded, view.at) == ([f"r{n}" for n in range(1, 8)], 8)
+
+
+class _Registrations:
+    """A view that notes which registrations it folded."""
+
+    name, version, types = "registrations", 1, (EVENT_TYPES["ProgramRegistered"],)
+
+    def __init__(self) -> None:
+        self.at = 0
+        self.folded: list[str] = []
+
+    def position(self) -> int:
+        return self.at
+
+    def apply(self, batch: Sequence[StoredEvent]) -> None:
+        self.folded += [event.event_id for event in batch if event.type in self.types]
+        self.at = batch[-1].position
+
+    def close(self) -> None:
+        pass
+
+
 @given(st.lists(st.integers(0, 6), max_size=30))
 def test_whatever_is_put_and_taken_nothing_comes_twice_or_out_of_order(steps: list[int]) -> None:
     """0 takes; n puts the next n."""
@@ -79,7 +114,7 @@ def test_whatever_is_put_and_taken_nothing_comes_twice_or_out_of_order(steps: li
 
 
 class _Numbered:
-    payload, body = b"", None
+    size = 0
 
     def __init__(self, number: int) -> None:
         self.number = number

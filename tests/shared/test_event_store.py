@@ -14,7 +14,7 @@ import pytest
 
 from dspy_ledger import wire
 from dspy_ledger.errors import StoreError
-from dspy_ledger.store import DeadLetter, EventStore, SqliteEventStore, StreamCheckpoint
+from dspy_ledger.store import MOST_READ, DeadLetter, EventStore, SqliteEventStore, StreamCheckpoint
 
 NOON = "2026-11-22T12:00:00.000000Z"
 SOURCE = "/producers/host/a"
@@ -119,6 +119,16 @@ def test_bodies_come_back_with_their_events_and_none_where_there_was_none(open_s
     store.append([("1-1", execution("a", 1)), ("1-2", execution("b", 2, body=None))])
     assert [e.body_json() for e in store.read(0, 10)] == [{"inputs": {}}, None]
     assert store.event_at(1).body == b'{"inputs":{}}'
+
+
+def test_a_read_of_large_events_ends_before_it_fills_the_memory(open_store: Open) -> None:
+    """Two thousand events of a megabyte were read at once, wherever a view lagged."""
+    store = open_store()
+    body = b'"' + b"x" * (MOST_READ // 8) + b'"'
+    store.append([(f"1-{n}", execution(f"e{n}", n, body=body)) for n in range(1, 12)])
+    assert [event.position for event in store.read(0, 2000)] == list(range(1, 9))
+    assert [event.position for event in store.read(8, 2000)] == [9, 10, 11]
+    assert [event.position for event in store.read_all()] == list(range(1, 12))
 
 
 def test_unknown_fields_survive_in_the_stored_bytes(open_store: Open) -> None:

@@ -143,7 +143,7 @@ class Handover:
 
     def put(self, events: Sequence[StoredEvent]) -> None:
         """Hand on a batch that was stored."""
-        size = sum(len(event.payload) + len(event.body or b"") for event in events)
+        size = sum(event.size for event in events)
         with self._lock:
             if self._events + len(events) > self._most_events or self._bytes + size > self._most_bytes:
                 self._waiting.clear()

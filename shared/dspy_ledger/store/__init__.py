@@ -2,6 +2,7 @@
 
 from dspy_ledger.store.opening import SCHEMA_VERSION
 from dspy_ledger.store.protocol import (
+    MOST_READ,
     Appended,
     DeadLetter,
     EventStore,
@@ -13,6 +14,7 @@ from dspy_ledger.store.protocol import (
 from dspy_ledger.store.sqlite import SqliteEventStore
 
 __all__ = [
+    "MOST_READ",
     "SCHEMA_VERSION",
     "Appended",
     "DeadLetter",

@@ -17,6 +17,7 @@ from dspy_ledger.upcasting import UPCASTERS, upcast
 from dspy_ledger.wire import Entry
 
 __all__ = [
+    "MOST_READ",
     "Appended",
     "DeadLetter",
     "EventStore",
@@ -25,6 +26,9 @@ __all__ = [
     "StoredEvent",
     "StreamCheckpoint",
 ]
+
+MOST_READ = 32 << 20
+"""Bytes of events after which a read ends, however many more were asked for: memory counts bytes."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,11 @@ class StoredEvent:
     digest: str
     body: bytes | None = None
     _envelope: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload and body."""
+        return len(self.payload) + len(self.body or b"")
 
     @property
     def envelope(self) -> dict[str, Any]:
@@ -196,7 +205,10 @@ class EventStore(Protocol):
         """Give up to that many freed pages back to the file system; True when none is left to give."""
 
     def read(self, after: int, limit: int, *, types: Sequence[str] = ()) -> list[StoredEvent]:
-        """Up to ``limit`` events with position > ``after``, in order, bodies included."""
+        """Up to ``limit`` events with position > ``after``, in order, bodies included.
+
+        Fewer than there are only when these make ``MOST_READ`` bytes or more.
+        """
 
     def read_all(self, *, types: Sequence[str] = (), upto: int | None = None) -> Iterator[StoredEvent]:
         """All events in order, in batches behind the scenes."""

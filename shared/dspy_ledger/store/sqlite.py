@@ -21,6 +21,7 @@ from dspy_ledger.store.accounts import Account
 from dspy_ledger.store.checks import problems
 from dspy_ledger.store.opening import account_row, open_readonly, open_writer, schema_version
 from dspy_ledger.store.protocol import (
+    MOST_READ,
     Appended,
     DeadLetter,
     Parked,
@@ -398,13 +399,20 @@ class SqliteEventStore:
         )
 
     def read(self, after: int, limit: int, *, types: Sequence[str] = ()) -> list[StoredEvent]:
-        """Up to ``limit`` events with position > ``after``, in order, bodies included."""
+        """Up to ``limit`` events with position > ``after``, in order, bodies included; see the protocol."""
         # Literals, not variables: only then can SQLite see that the partial index fits.
         wanted = " OR ".join(f"e.type = '{kind}'" for kind in _stored_as(types)) or "1"
         rows = self._db.execute(
             f"{_SELECT} WHERE e.position > ? AND ({wanted}) ORDER BY e.position LIMIT ?", (after, limit)
         )
-        return _newest([StoredEvent(*row) for row in rows])
+        events, size = [], 0
+        for row in rows:
+            event = StoredEvent(*row)
+            events.append(event)
+            size += event.size
+            if size >= MOST_READ:
+                break
+        return _newest(events)
 
     def read_all(self, *, types: Sequence[str] = (), upto: int | None = None) -> Iterator[StoredEvent]:
         """All events in order (up to a position), a thousand at a time."""
