@@ -199,11 +199,8 @@ def lose_files(world: World) -> None:
 
 
 def restore_backup(world: World) -> None:
-    """An operator puts an older ``ledger.db`` back: what was stored since may be lost, and is told.
-
-    Not while events are parked: that is kept in the store only, and views can't tell that it changed.
-    """
-    if world.process is None or world.process.store.parked():
+    """An operator puts an older ``ledger.db`` back: what was stored since may be lost, and is told."""
+    if world.process is None:
         return
     world.stop()
     with world.fate.calm():
