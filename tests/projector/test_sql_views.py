@@ -257,6 +257,36 @@ def test_a_view_of_another_ledger_or_version_or_a_broken_one_is_built_anew_besid
     assert catch_up(store, views) == 2
 
 
+def test_a_flipped_byte_in_the_pointer_is_repaired_by_a_view_built_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = views_of(tmp_path, execution("a", 1))
+    (tmp_path / POINTER).write_bytes(b"\xf6iews-1.db\n")
+    views = kept(SqlViews(tmp_path, store))
+    catch_up(store, views)
+    assert "which is no view" in caplog.text
+    assert rows(tmp_path, "SELECT execution_id FROM executions") == [("a",)]
+
+
+def test_a_histogram_that_is_damaged_has_the_view_built_anew_and_parks_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ledger(tmp_path)
+    views = kept(SqlViews(tmp_path, store))
+    project(store, [views], append(store, [execution("a", 1)]))
+    db = sqlite3.connect(tmp_path / "views-1.db")
+    db.execute("UPDATE hours SET latencies = x'0700'")
+    db.commit()
+    db.close()
+    batch = append(store, [execution("b", 2)])
+    with pytest.raises(sqlite3.DatabaseError):
+        project(store, [views], batch)
+    project(store, [views], batch)  # as the next attempt does
+    assert "it is built anew" in caplog.text
+    assert store.parked() == []
+    assert rows(tmp_path, "SELECT executions FROM hours") == [(2,)]
+
+
 def test_a_rebuilt_view_has_the_same_indexes_as_a_live_one(tmp_path: Path) -> None:
     store = views_of(tmp_path / "live", registration("a", 1))
     indexes = "SELECT sql FROM sqlite_schema WHERE type = 'index' ORDER BY name"

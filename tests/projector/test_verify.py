@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -11,14 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from rich.console import Console
 
-from dspy_ledger.errors import LedgerError, StartupError
+from dspy_ledger.cli.verify import show
+from dspy_ledger.errors import LedgerError, StartupError, StoreError
 from dspy_ledger.projector.claims import Claim
 from dspy_ledger.projector.lease import WriterLease
 from dspy_ledger.projector.office import open_office
 from dspy_ledger.projector.projection import advance
+from dspy_ledger.projector.replay import replay
 from dspy_ledger.projector.verify import verify
 from dspy_ledger.projector.verify_report import Report
+from dspy_ledger.projector.view import View
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.views import current_view
@@ -155,7 +160,35 @@ def test_a_redis_that_is_down_is_noted(settings: Settings, make_settings: Callab
         pass
     report = verify(make_settings("redis://127.0.0.1:1/0"))
     assert report.clean
-    assert "not compared: Redis can't be asked" in report.registry.notes[0]
+    assert "Redis can't be asked" in report.registry.notes[0]
+    out = io.StringIO()
+    show(report, Console(file=out, width=200))
+    assert "- registry  not compared\n" in out.getvalue()
+    assert out.getvalue().count("✓") == 3
+
+
+def test_a_disk_that_is_full_is_told_in_a_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with live(settings, SOME):
+        pass
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(View, "apply", full)
+    with pytest.raises(StoreError, match="can't go on: database or disk is full; see to the disk of"):
+        verify(settings)
+    with pytest.raises(StoreError, match="can't go on: database or disk is full; see to the disk of"):
+        replay(settings, "sql")
+
+
+def test_of_many_strangers_a_few_are_named(settings: Settings) -> None:
+    with live(settings, SOME):
+        pass
+    for number in range(100):
+        (settings.programs_dir / f"notes-{number}.md").write_text("mine")
+    report = verify(settings)
+    assert report.clean
+    assert len(report.directory.notes) == 20
 
 
 def test_a_view_that_is_not_there_is_a_difference(settings: Settings) -> None:

@@ -35,8 +35,9 @@ def as_json(report: Report) -> dict[str, Any]:
 def show(report: Report, console: Console) -> None:
     """Print it for people."""
     for name, part in report.parts.items():
-        mark = "[yellow]![/yellow]" if part.count else "[green]✓[/green]"
-        at = f"at position {part.position:,}  {part.digest}" if part.digest else "not compared"
+        mark = "[yellow]![/yellow]" if part.count else "[green]✓[/green]" if part.compared else "-"
+        known = part.compared and part.digest
+        at = f"at position {part.position:,}  {part.digest}" if known else "not compared"
         console.print(f"{mark} [bold]{name:<9}[/bold] {at}")
         for line in part.differences:
             console.print(f"    {line}", markup=False)

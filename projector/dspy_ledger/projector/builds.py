@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
+import sqlite3
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dspy_ledger.errors import StoreError
 from dspy_ledger.projector.claims import Claim, drop_abandoned
 from dspy_ledger.projector.directory import Directory
 from dspy_ledger.projector.projection import Projection, catch_up
@@ -21,6 +24,7 @@ __all__ = [
     "build_directory",
     "build_view",
     "directory_build",
+    "disk_told",
     "drop_abandoned_builds",
 ]
 
@@ -45,6 +49,19 @@ class ReadingStore(SqliteEventStore):
     def parked(self, projection: str | None = None) -> list[Parked]:
         """What stays left out."""
         return [event for event in super().parked(projection) if event.position not in self._retried]
+
+
+@contextmanager
+def disk_told(data_dir: Path) -> Iterator[None]:
+    """Tell in a sentence of a disk that is full, fails or can't be written.
+
+    Raises:
+        StoreError: in place of what the disk raised.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        raise StoreError(f"can't go on: {error}; see to the disk of {data_dir} and its rights") from None
 
 
 def build_view(data_dir: Path, store: EventStore, claim: Claim, *, fresh: bool, tell: Tell) -> Path:

@@ -11,7 +11,14 @@ from typing import Any
 
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.projector.asking import carried_out, wait_for_others
-from dspy_ledger.projector.builds import ReadingStore, Tell, build_directory, build_view, directory_build
+from dspy_ledger.projector.builds import (
+    ReadingStore,
+    Tell,
+    build_directory,
+    build_view,
+    directory_build,
+    disk_told,
+)
 from dspy_ledger.projector.claims import Claim
 from dspy_ledger.settings import Settings
 
@@ -42,7 +49,7 @@ def replay(
 
     Raises:
         InvalidInput: there is no such projection, or it can't prune.
-        StoreError: there is no event store.
+        StoreError: there is no event store, or the disk is full.
         FoldError: an event breaks the projection; the live view stays.
         StartupError: another process builds it already.
         RequestFailed: the writer could not put it in force.
@@ -58,7 +65,7 @@ def replay(
         asked = {"projection": projection, "retry": list(retry), **what}
         return carried_out(settings, "replay", asked, f"replay {projection} (process {os.getpid()})", tell)
 
-    with closing(ReadingStore(settings.store_path, retry)) as store:
+    with disk_told(data_dir), closing(ReadingStore(settings.store_path, retry)) as store:
         wait_for_others(settings, "replay", {"projection": projection}, tell)
         if projection == "registry":
             answer = hand_over()

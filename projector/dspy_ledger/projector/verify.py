@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from dspy_ledger.projector.builds import BATCH, ReadingStore, Tell
+from dspy_ledger.projector.builds import BATCH, ReadingStore, Tell, disk_told
 from dspy_ledger.projector.claims import Claim
 from dspy_ledger.projector.parking import blanked, fold_or_fail
 from dspy_ledger.projector.projection import Projection
@@ -35,12 +35,13 @@ def verify(settings: Settings, tell: Tell = lambda _: None) -> Report:
         tell: called with how far it is; may raise to stop in between.
 
     Raises:
-        StoreError: there is no event store, or it can't be read at all.
+        StoreError: there is no event store, or it can't be read at all, or the disk is full.
         FoldError: an event breaks a view, which is not parked for it.
         StartupError: another verify is running.
     """
     data_dir = settings.data_dir
     with (
+        disk_told(data_dir),
         closing(ReadingStore(settings.store_path)) as store,
         closing(Claim(data_dir, "verify")),
         _emptied(data_dir / "verify-scratch") as scratch,
@@ -50,7 +51,9 @@ def verify(settings: Settings, tell: Tell = lambda _: None) -> Report:
         for problem in store.check(lambda at, last: tell(Progress(at, last, "checking the event store"))):
             report.ledger.differs(problem)
         if report.ledger.count:
-            report.ledger.notes.append("the views are not compared with a store that is not sound")
+            report.ledger.note("the views are not compared with a store that is not sound")
+            for part in (report.sql, report.directory, report.registry):
+                part.compared = False
             return report
         rows = RowsCheck(data_dir, scratch, store, report.sql)
         files = FilesCheck(settings, scratch, store, report.directory)

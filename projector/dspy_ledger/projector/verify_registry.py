@@ -47,7 +47,8 @@ def check_registry(settings: Settings, store: ReadingStore, end: int, part: Part
                 break
             time.sleep(_LOOK_EVERY)
     except redis.RedisError as error:
-        part.notes.append(f"not compared: Redis can't be asked ({error})")
+        part.compared = False
+        part.note(f"Redis can't be asked ({error})")
         return
     finally:
         client.close()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 __all__ = ["Part", "Report"]
 
-_NAMED = 20  # differences of each part that are told
+_NAMED = 20  # differences and notes of each part that are told
 
 
 @dataclass
@@ -14,7 +14,8 @@ class Part:
     """One thing that was compared: up to which position, the digest of what it should hold, what differs.
 
     ``differences`` are the first ones, a sentence each; ``count`` is how many there are. ``notes`` say
-    what is no difference but worth knowing.
+    what is no difference but worth knowing, the first ones too. ``compared`` is false for what could not be
+    looked at.
     """
 
     position: int = 0
@@ -22,12 +23,18 @@ class Part:
     differences: list[str] = field(default_factory=list)
     count: int = 0
     notes: list[str] = field(default_factory=list)
+    compared: bool = True
 
     def differs(self, what: str) -> None:
         """Note a difference."""
         self.count += 1
         if len(self.differences) < _NAMED:
             self.differences.append(what)
+
+    def note(self, what: str) -> None:
+        """Note what is no difference."""
+        if len(self.notes) < _NAMED:
+            self.notes.append(what)
 
 
 @dataclass

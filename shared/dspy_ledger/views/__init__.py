@@ -28,7 +28,7 @@ _VIEW_NAME = re.compile(r"views-(\d+)\.db")
 def current_view(data_dir: Path) -> Path | None:
     """The view file in force, or None before the first was made."""
     try:
-        name = (data_dir / POINTER).read_text("utf-8").strip()
+        name = (data_dir / POINTER).read_bytes().decode("utf-8", "replace").strip()
     except FileNotFoundError:
         return None
     if not _VIEW_NAME.fullmatch(name):
