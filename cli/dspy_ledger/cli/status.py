@@ -84,15 +84,16 @@ def _broker(settings: Settings, store: SqliteEventStore, problems: list[str]) ->
         if reading is not None:
             broker["reading"] = _told_reading(reading, length, settings, problems)
         owner = client.get(keys.owner) or client.hget(keys.registry_checkpoint, "ledger_id")
-        if owner is not None and owner.decode() != store.ledger_id:
+        told_owner = None if owner is None else owner.decode(errors="replace")
+        if told_owner not in (None, store.ledger_id):
             problems.append(
-                f"another ledger ({owner.decode()}) uses the same Redis and prefix; give one of them another"
+                f"another ledger ({told_owner}) uses the same Redis and prefix; give one of them another"
                 " DSPY_LEDGER_STREAM_PREFIX"
             )
         broker |= {
             "up": True,
             "version": info.get("valkey_version") or info.get("redis_version"),
-            "owner": None if owner is None else owner.decode(),
+            "owner": told_owner,
             "stream_length": length,
             "unread": _unread(client, keys.events, checkpoint.last_id if checkpoint else "0"),
         }
@@ -163,27 +164,37 @@ def _projections(
     deadline = monotonic() + (_PATIENCE if patient else 0)
     while True:
         registry = _registry_position(settings, store.ledger_id, broker)
-        positions = {**_positions_on_disk(settings), "registry": registry}
+        on_disk, unread = _positions_on_disk(settings)
+        positions = {**on_disk, "registry": registry}
         behind = {name: last - at for name, at in positions.items() if at is not None and at < last}
         if not behind or monotonic() >= deadline:
             break
         sleep(0.05)
     problems += [f"projection {name} is {count} events behind" for name, count in behind.items()]
-    if positions["sql"] is None:
-        problems.append("there is no view yet")
+    problems += unread
     return positions
 
 
-def _positions_on_disk(settings: Settings) -> dict[str, int | None]:
-    positions: dict[str, int | None] = {"sql": None, "directory": 0}
-    reader = ViewReader(settings.data_dir)
-    with suppress(StoreError):  # not there yet
-        row = reader.connection().execute("SELECT position FROM checkpoint").fetchone()
-        positions["sql"] = row["position"] if row else 0
-    reader.close()
-    with suppress(FileNotFoundError):
-        positions["directory"] = orjson.loads((settings.data_dir / "directory.json").read_bytes())["position"]
-    return positions
+def _positions_on_disk(settings: Settings) -> tuple[dict[str, int | None], list[str]]:
+    """How far the views in files are, None for one that can't tell; and why it can't."""
+    positions: dict[str, int | None] = {"sql": None, "directory": None}
+    unread = []
+    with closing(ViewReader(settings.data_dir)) as reader:
+        try:
+            row = reader.connection().execute("SELECT position FROM checkpoint").fetchone()
+            positions["sql"] = int(row["position"]) if row else 0
+        except StoreError as error:
+            unread.append(str(error))
+        except (sqlite3.Error, UnicodeDecodeError, TypeError, ValueError) as error:
+            unread.append(f"the view is damaged ({error}); run `dspy-ledger replay sql`")
+    path = settings.data_dir / "directory.json"
+    try:
+        positions["directory"] = int(orjson.loads(path.read_bytes())["position"])
+    except FileNotFoundError:
+        positions["directory"] = 0
+    except (KeyError, TypeError, ValueError):
+        unread.append(f"{path} can't be read; restart the projector, it writes the files anew")
+    return positions, unread
 
 
 def _registry_position(settings: Settings, ledger_id: str, broker: dict[str, Any]) -> int | None:
@@ -199,7 +210,8 @@ def _registry_position(settings: Settings, ledger_id: str, broker: dict[str, Any
         client.close()
     if owner is None or position is None:
         return 0
-    return int(position) if owner.decode() == ledger_id else None
+    of_ours = owner == ledger_id.encode() and position.isdigit()
+    return int(position) if of_ours else None
 
 
 def _projector_runs(settings: Settings) -> bool:

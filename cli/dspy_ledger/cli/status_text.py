@@ -34,21 +34,22 @@ def show(status: dict[str, Any], console: Console) -> None:
     for request in status["requests"]:
         done, total, what = request["progress"] or (0, 0, "")
         how_far = f", {what} {done:,} of {total:,}" if total else ""
-        console.print(
-            f"[bold]request[/bold] {request['id']} {request['action']} by {request['who']}{how_far}"
-        )
+        _line(console, f"request {request['id']} {request['action']} by {request['who']}{how_far}")
     _show_producers(status["producers"], console)
     for problem in status["problems"]:
-        console.print(f"[yellow]![/yellow] {problem}")
+        console.print("[yellow]![/yellow] ", end="")
+        _line(console, problem)
     if not status["problems"]:
         console.print("[green]✓[/green] nothing missing, nothing behind")
 
 
 def _show_broker(broker: dict[str, Any], console: Console, *, running: bool) -> None:
     idle = "" if running else " (no projector runs)"
-    console.print(
-        f"[bold]broker[/bold] {broker['url']} ({broker['version']}), {broker['stream_length']:,} entries,"
-        f" {broker['unread']:,} not read yet{idle}"
+    console.print("[bold]broker[/bold] ", end="")
+    _line(
+        console,
+        f"{broker['url']} ({broker['version']}), {broker['stream_length']:,} entries,"
+        f" {broker['unread']:,} not read yet{idle}",
     )
     reading = broker.get("reading")
     if reading is None:
@@ -71,27 +72,36 @@ def _show_producers(producers: list[dict[str, Any]], console: Console) -> None:
     # What lacks something first: it must not be pushed out by those that merely run.
     shown.sort(key=lambda producer: producer["last_seen"], reverse=True)
     shown.sort(key=lambda producer: count_of(producer["missing"]) == 0)
-    table = _table(
-        *("producer", "recorded", "stored", "dead", "dropped", "unconfirmed", "sampled out"),
-        *("missing (as of its last report)", "last seen"),
-    )
     for producer in shown[:_MOST_ROWS]:
-        table.add_row(
-            producer["source"],
-            *(f"{producer[name]:,}" for name in ("recorded", "stored", "dead_lettered")),
-            *(f"{count_of(producer[name]):,}" for name in ("dropped", "unconfirmed")),
-            f"{producer['sampled_out']:,}",
-            _spelled(producer["missing"]),
-            producer["last_seen"][:19] + "Z",
-        )
-    if shown:
-        console.print(table)
+        _line(console, producer["source"])
+        _line(console, f"  {_told(producer)}")
+        if producer["missing"]:
+            _line(console, f"  missing as of its last report: {_spelled(producer['missing'])}")
     if len(shown) > _MOST_ROWS:
         console.print(f"… and {len(shown) - _MOST_ROWS:,} more producers; --json has them all")
     silent = len(producers) - len(shown)
     if silent:
         events = sum(producer["stored"] for producer in producers) - sum(p["stored"] for p in shown)
         console.print(f"{silent:,} silent producers are complete: {events:,} events")
+
+
+def _told(producer: dict[str, Any]) -> str:
+    """An account's numbers, without those that are usually 0 and are."""
+    told = {"recorded": producer["recorded"], "stored": producer["stored"]}
+    rare = {
+        "dead-lettered": producer["dead_lettered"],
+        "dropped": count_of(producer["dropped"]),
+        "unconfirmed": count_of(producer["unconfirmed"]),
+        "sampled out": producer["sampled_out"],
+    }
+    told |= {what: count for what, count in rare.items() if count}
+    numbers = ", ".join(f"{count:,} {what}" for what, count in told.items())
+    return f"{numbers}; last seen {producer['last_seen'][:19]}Z"
+
+
+def _line(console: Console, text: str) -> None:
+    """Print what may have come over the wire, which is no markup."""
+    console.print(text, markup=False)
 
 
 def _complete(producer: dict[str, Any]) -> bool:
@@ -102,8 +112,6 @@ def _complete(producer: dict[str, Any]) -> bool:
 
 def _spelled(ranges: Sequence[Sequence[int]]) -> str:
     """``12 (3–9, 12, 20–23)``; the first few ranges only."""
-    if not ranges:
-        return "0"
     spelled = [f"{first}" if first == last else f"{first}–{last}" for first, last in ranges[:_MOST_RANGES]]
     more = ["…"] if len(ranges) > _MOST_RANGES else []
     return f"{count_of(ranges):,} ({', '.join(spelled + more)})"
