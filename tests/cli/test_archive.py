@@ -120,6 +120,7 @@ def test_an_export_ends_where_it_is_told_to(tmp_path: Path) -> None:
 def test_what_can_not_be_written_or_read_is_one_line(tmp_path: Path) -> None:
     env = made(tmp_path / "home")
     assert "name another file" in in_one_line(run("export", "no/where", env=env, cwd=tmp_path), 2)
+    assert "it is a folder" in in_one_line(run("export", ".", env=env, cwd=tmp_path), 2)
     assert "start the projector" in in_one_line(
         run("export", "x", env=environment(tmp_path), cwd=tmp_path), 1
     )
@@ -195,7 +196,8 @@ def test_without_redis_it_says_what_is_not_erased_yet(tmp_path: Path) -> None:
     told = run("forget", "--older-than", "0h", "--program", "p", "--yes", env=env, cwd=tmp_path)
     assert told.returncode == 1
     assert told.stderr.splitlines()[-1] == (
-        "error: not erased yet in: registry; start Redis and the projector, which does it"
+        "error: not erased yet in: registry; start Redis and the projector, which does it; if a disk is full,"
+        " make room"
     )
     assert holding(tmp_path, SECRET) == set()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -17,9 +19,10 @@ from dspy_ledger.keys import Keys
 from dspy_ledger.projector import Directory, Registry, SqlViews, catch_up, decode_entries, project
 from dspy_ledger.projector.erasure import Erasure, Selection, expired_before, find
 from dspy_ledger.projector.lines import change_lines
+from dspy_ledger.projector.projection import SLICE
 from dspy_ledger.projector.requests import Clerk, Desk, Work
 from dspy_ledger.registry_format import decode_content
-from dspy_ledger.store import SqliteEventStore, StreamCheckpoint
+from dspy_ledger.store import SqliteEventStore, StoredEvent, StreamCheckpoint
 from dspy_ledger.timestamps import to_datetime
 from dspy_ledger.wire import decode
 from projector.ledgers import (
@@ -269,6 +272,45 @@ def test_without_redis_the_answer_says_what_is_behind_and_it_follows_later(
     project(store, [registry], ())
     assert client.xlen(KEYS.events) == 0
     client.close()
+
+
+class Laggard:
+    """A view that folds more slowly than another thread stores; its disk may be full."""
+
+    name, version, types = "laggard", 1, ()
+
+    def __init__(self, other: SqliteEventStore, full: bool = False) -> None:
+        self.other, self.full, self.at = other, full, 0
+
+    def position(self) -> int:
+        return self.at
+
+    def apply(self, batch: Sequence[StoredEvent]) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.at > 6:
+            pytest.fail("it is brought on for ever")
+        time.sleep(SLICE)
+        self.at = batch[0].position
+        last = self.other.last_position()
+        append(self.other, [execution(f"e{n}", n) for n in (last + 1, last + 2)])
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_erasure_is_answered_though_more_is_stored_than_its_views_fold(tmp_path: Path) -> None:
+    """It followed the store's end, which the ingest moved on: no answer, and no other view, for ever."""
+    store = ledger(tmp_path, [execution("e1", 1, body=[SECRET])])
+    view = Laggard(ledger(tmp_path))
+    assert forget(store, view, execution="e1")["behind"] == []
+    assert view.at == 2
+
+
+def test_a_view_whose_disk_is_full_is_behind_and_what_was_erased_is_told(tmp_path: Path) -> None:
+    store = ledger(tmp_path, story())
+    answer = forget(store, Laggard(store, full=True), execution="one")
+    assert (answer["executions"], answer["behind"]) == (1, ["laggard"])
 
 
 def test_a_request_that_was_cut_short_is_finished_when_it_is_begun_again(tmp_path: Path) -> None:

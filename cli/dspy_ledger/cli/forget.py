@@ -95,7 +95,8 @@ def forget_bodies(
         say("a reader holds the freed space; it is given back, and overwritten, once the reader is done")
     if answer["behind"]:
         raise LedgerError(
-            f"not erased yet in: {', '.join(answer['behind'])}; start Redis and the projector, which does it"
+            f"not erased yet in: {', '.join(answer['behind'])}; start Redis and the projector, which does it;"
+            " if a disk is full, make room"
         )
 
 

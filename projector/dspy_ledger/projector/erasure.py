@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -13,7 +13,8 @@ import orjson
 from dspy_ledger.errors import InvalidInput, LedgerUnavailable
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
-from dspy_ledger.projector.projection import Projection, project
+from dspy_ledger.projector.patience import is_disk_full
+from dspy_ledger.projector.projection import Projection, advance
 from dspy_ledger.projector.requests import Progress, Work
 from dspy_ledger.store import DeadLetter, EventStore, StoredEvent
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
@@ -199,7 +200,10 @@ class Erasure:
             yield Progress(found.at, found.end, "erasing")
         if positions:
             self._erase(positions, reason)
-        behind = [projection.name for projection in self._projections if not self._followed(projection)]
+        upto = self._store.last_position()
+        behind: list[str] = []
+        for projection in self._projections:
+            behind += yield from self._follow(projection, upto)
         deadline = self._clock() + _RECLAIM
         while self._unreclaimed and self._clock() < deadline:
             self._unreclaimed = not self._store.reclaim()
@@ -235,9 +239,19 @@ class Erasure:
         self._unreclaimed = True
         self._store.erase(positions, reason)
 
-    def _followed(self, projection: Projection) -> bool:
+    def _follow(self, projection: Projection, upto: int) -> Generator[Progress, None, list[str]]:
+        """Bring a view on to a position, no further: more may be stored meanwhile than it folds.
+
+        Returns its name if it can't follow for now.
+        """
         try:
-            project(self._store, [projection], ())
+            while projection.position() < upto:
+                advance(self._store, projection)
+                yield Progress(projection.position(), upto, f"erasing from {projection.name}")
         except LedgerUnavailable:
-            return False  # it needs Redis: it follows when that is back
-        return True
+            return [projection.name]  # it needs Redis: it follows when that is back
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            return [projection.name]  # it follows when there is room
+        return []
