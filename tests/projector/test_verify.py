@@ -151,8 +151,25 @@ def test_the_registry_must_hold_at_least_what_the_store_knows(valkey: Valkey, se
         client.hset(keys.program("p"), "c1:1", b'{"version":"1.2.0","interface":null}')
     assert verify(settings).registry.differences == [
         "p 1.0.0 (c1:0) is missing; run `dspy-ledger replay registry`",
-        "p 1.1.0 (c1:1): it is 1.2.0 there",
+        "p 1.1.0 (c1:1): it is 1.2.0 there, and stays: a producer may have decided it",
     ]
+
+
+def test_a_registry_entry_that_cannot_be_read_is_told_and_mended_by_replay(
+    valkey: Valkey, settings: Settings
+) -> None:
+    with live(settings, SOME):
+        pass
+    keys = settings.keys
+    with valkey.client() as client:
+        client.hset(keys.program("p"), "c1:0", b"junk")
+        [told] = verify(settings).registry.differences
+        assert "is no JSON" in told
+        replay(settings, "registry")
+        assert verify(settings).clean
+        client.delete(keys.program("p"))
+        client.set(keys.program("p"), "no hash")
+        assert "WRONGTYPE" in verify(settings).registry.differences[0]
 
 
 def test_a_redis_that_is_down_is_noted(settings: Settings, make_settings: Callable[..., Settings]) -> None:

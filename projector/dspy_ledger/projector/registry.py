@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import redis
 from redis.client import Pipeline
 
-from dspy_ledger.errors import LedgerUnavailable
+from dspy_ledger.errors import InvalidInput, LedgerUnavailable
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import DATA_FIELD, Keys
 from dspy_ledger.projector.catalog import Catalog, Content
 from dspy_ledger.projector.parking import left_out, registrations
 from dspy_ledger.projector.projection import Checkpoint
-from dspy_ledger.registry_format import encode_content, encode_known
+from dspy_ledger.registry_format import decode_known, encode_content, encode_known
 from dspy_ledger.store import EventStore, StoredEvent
 from dspy_ledger.streams import entry_order
 
@@ -26,16 +26,18 @@ REGISTRY_VERSION = 1
 
 _REGISTERED = EVENT_TYPES["ProgramRegistered"]
 _ERASED = EVENT_TYPES["BodyErased"]
-_PER_TRANSACTION = 100  # registrations: each may carry a state of a megabyte
+_PER_TRANSACTION = 100  # registrations, or entries of the stream: each may carry a megabyte
+
+T = TypeVar("T")
 
 
 class Registry:
     """The projection that writes producers' registry.
 
     Its checkpoint lies in Redis too and is asked for each time, so that a Redis that was emptied, replaced
-    or set back gets everything again. What a producer decided stays: entries are only added. Descriptions
-    and tags follow the last registration. An erased state is taken out of its entry, and an event whose body
-    was erased out of the stream, where that entry is in it still.
+    or set back gets everything again. What a producer decided stays: entries are only added, or put right
+    when nobody can read them. Descriptions and tags follow the last registration. An erased state is taken
+    out of its entry, and an event whose body was erased out of the stream, where that entry is in it still.
 
     Args:
         client: a client without hidden retries; its time-outs bound every call.
@@ -112,10 +114,11 @@ class Registry:
     def _write(self, chunk: list[StoredEvent], catalog: Catalog, last: StoredEvent, passed: set[int]) -> None:
         checkpoint = Checkpoint.after(self._store, last)
         all_passed = self._left_out | {position for position in passed if position <= last.position}
+        garbled = self._garbled(chunk)
         with self._client.pipeline(transaction=True) as pipe:
             for event in chunk:
                 if event.type == _REGISTERED:
-                    self._add(pipe, event, catalog)
+                    self._add(pipe, event, catalog, garbled)
                 else:
                     self._erase(pipe, event, catalog)
             pipe.hset(
@@ -131,7 +134,20 @@ class Registry:
             pipe.execute()
         self._checkpoint, self._left_out = checkpoint, all_passed
 
-    def _add(self, pipe: Pipeline, event: StoredEvent, catalog: Catalog) -> None:
+    def _garbled(self, chunk: list[StoredEvent]) -> set[tuple[str, str]]:
+        """The registered contents whose entry is there and can't be read."""
+        registered = [event.data for event in chunk if event.type == _REGISTERED]
+        contents = list(dict.fromkeys((data["program_id"], data["content_hash"]) for data in registered))
+        with self._client.pipeline(transaction=False) as pipe:
+            for program_id, digest in contents:
+                pipe.hget(self._keys.program(program_id), digest)
+            return {
+                content for content, value in zip(contents, pipe.execute(), strict=True) if _is_garbled(value)
+            }
+
+    def _add(
+        self, pipe: Pipeline, event: StoredEvent, catalog: Catalog, garbled: set[tuple[str, str]]
+    ) -> None:
         data = event.data
         registered = catalog.register(data, event.position)
         program, digest, content = registered.program, registered.content_hash, registered.content
@@ -139,8 +155,9 @@ class Registry:
         if registered.new:
             known = encode_known(content.version, program.known[digest].interface)
             pipe.sadd(self._keys.programs, program.program_id)
-            pipe.hsetnx(self._keys.program(program.program_id), digest, known)
-            pipe.hsetnx(contents, digest, _content(data, event, content.version))
+            put = pipe.hset if (program.program_id, digest) in garbled else pipe.hsetnx
+            put(self._keys.program(program.program_id), digest, known)
+            put(contents, digest, _content(data, event, content.version))
         elif registered.reworded:
             first = self._store.event_at(content.position)
             assert first is not None
@@ -172,15 +189,18 @@ class Registry:
             return []
         bound = _ordered(oldest[0][0].decode())
         wanted = [(e, e.stream_id) for e in events if e.stream_id and _ordered(e.stream_id) >= bound]
-        with self._client.pipeline(transaction=False) as pipe:
-            for _, stream_id in wanted:
-                pipe.xrange(self._keys.events, stream_id, stream_id)
-            found = pipe.execute()
-        return [
-            stream_id
-            for (event, stream_id), entries in zip(wanted, found, strict=True)
-            if any(fields.get(DATA_FIELD) == event.payload for _, fields in _entries(entries))
-        ]
+        still = []
+        for chunk in _chunks(iter(wanted)):
+            with self._client.pipeline(transaction=False) as pipe:
+                for _, stream_id in chunk:
+                    pipe.xrange(self._keys.events, stream_id, stream_id)
+                found = pipe.execute()
+            still += [
+                stream_id
+                for (event, stream_id), entries in zip(chunk, found, strict=True)
+                if any(fields.get(DATA_FIELD) == event.payload for _, fields in _entries(entries))
+            ]
+        return still
 
     def _read(self, fields: dict[bytes, bytes]) -> tuple[Checkpoint | None, set[int]]:
         try:
@@ -215,6 +235,13 @@ def _content(data: dict[str, Any], event: StoredEvent, version: str) -> bytes:
     return encode_content({**data, "version": version}, event.body_json())
 
 
-def _chunks(events: Iterator[StoredEvent]) -> Iterator[list[StoredEvent]]:
-    while chunk := list(islice(events, _PER_TRANSACTION)):
+def _is_garbled(value: bytes | None) -> bool:
+    try:
+        return value is not None and not decode_known(value)
+    except InvalidInput:
+        return True
+
+
+def _chunks(things: Iterator[T]) -> Iterator[list[T]]:
+    while chunk := list(islice(things, _PER_TRANSACTION)):
         yield chunk

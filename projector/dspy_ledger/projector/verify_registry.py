@@ -46,6 +46,9 @@ def check_registry(settings: Settings, store: ReadingStore, end: int, part: Part
             if not differing or time.monotonic() >= deadline or not WriterLease.is_held(settings.data_dir):
                 break
             time.sleep(_LOOK_EVERY)
+    except redis.ResponseError as error:
+        part.differs(f"the registry is not as the projector wrote it: {error}")
+        return
     except redis.RedisError as error:
         part.compared = False
         part.note(f"Redis can't be asked ({error})")
@@ -70,7 +73,7 @@ def _registry_differences(client: redis.Redis, settings: Settings, catalog: Cata
             try:
                 version = decode_known(value).version
             except InvalidInput as error:
-                yield f"{what}: {error}"
+                yield f"{what}: {error}; run `dspy-ledger replay registry`"
                 continue
             if version != content.version:
-                yield f"{what}: it is {version} there"
+                yield f"{what}: it is {version} there, and stays: a producer may have decided it"
