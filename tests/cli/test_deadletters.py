@@ -98,6 +98,13 @@ def test_what_came_over_the_wire_is_shown_as_it_is(settings: Settings, console: 
         deadletters.raw(settings, "9")
 
 
+def test_on_a_narrow_terminal_nothing_of_a_dead_letter_is_cut(settings: Settings) -> None:
+    fill(settings)
+    narrow = Console(record=True, width=80, soft_wrap=True)
+    deadletters.show(deadletters.collect(settings, limit=100, before=None), narrow)
+    assert "…" not in narrow.export_text()
+
+
 def test_a_left_out_event_is_listed_and_its_projection_replayed(
     settings: Settings, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:

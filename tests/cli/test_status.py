@@ -168,3 +168,14 @@ def test_a_checkpoint_or_view_that_cannot_be_read_is_a_problem_and_no_traceback(
     assert "directory.json can't be read; restart the projector" in problems
     (settings.data_dir / "views.current").write_bytes(b"\xf6iews-1.db\n")
     assert "which is no view; delete it and restart the projector" in " ".join(collect(settings)["problems"])
+
+
+def test_views_ahead_of_an_older_store_are_a_problem(settings: Settings, store: SqliteEventStore) -> None:
+    append(store, [execution("a", 1)])
+    store.close()
+    (settings.data_dir / "directory.json").write_bytes(b'{"position": 9}')
+    status = collect(settings)
+    assert status["lag"]["directory"] == 0
+    assert "projection directory is at position 9, the event store ends at 1: an older one" in " ".join(
+        status["problems"]
+    )

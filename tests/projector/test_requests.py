@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -147,11 +148,12 @@ def test_nobody_writing_the_asker_does_it_itself(settings: Settings) -> None:
     assert not WriterLease.is_held(settings.data_dir)
 
 
-def test_a_request_that_fails_raises_its_reason(settings: Settings) -> None:
+def test_a_request_that_fails_raises_its_reason(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     ledger(settings.data_dir, [execution("a", 1)])
     arguments = {"projection": "sql", "retry": [], "view": "views-99.db"}
-    with pytest.raises(RequestFailed, match=r"views-99\.db is not there"):
+    with pytest.raises(RequestFailed, match=r"views-99\.db is not there"), caplog.at_level(logging.INFO):
         carried_out(settings, "replay", arguments, "a test")
+    assert caplog.text == ""  # the asker is told, once
 
 
 def test_an_asker_waits_for_a_writer_that_is_there_and_takes_over_when_it_stays_away(

@@ -118,6 +118,8 @@ def _writing(file: Path) -> Iterator[Callable[[bytes], object]]:
         yield sys.stdout.buffer.write
         sys.stdout.buffer.flush()
         return
+    if not file.name:  # . or /
+        raise InvalidInput(f"can't write {file}: it is a folder; name a file")
     temp = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         try:

@@ -162,7 +162,10 @@ def _id(parked: Parked) -> str:
 
 
 def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")  # on a narrow terminal too, nothing is cut
+    return table
 
 
 def _plain(value: object) -> Text:

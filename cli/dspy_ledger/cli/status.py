@@ -62,7 +62,7 @@ def collect(settings: Settings) -> dict[str, Any]:
             "dead_letters": dead,
             "broker": broker,
             "projections": projections,
-            "lag": {name: None if at is None else last - at for name, at in projections.items()},
+            "lag": {name: None if at is None else max(0, last - at) for name, at in projections.items()},
             "parked": dict(parked),
             "requests": _requests(settings),
             "producers": producers,
@@ -171,6 +171,13 @@ def _projections(
             break
         sleep(0.05)
     problems += [f"projection {name} is {count} events behind" for name, count in behind.items()]
+    end = store.last_position()  # of now: what came meanwhile may be folded
+    problems += [
+        f"projection {name} is at position {at}, the event store ends at {end}: an older one was restored;"
+        " restart the projector, it builds it anew"
+        for name, at in positions.items()
+        if at is not None and at > end
+    ]
     problems += unread
     return positions
 

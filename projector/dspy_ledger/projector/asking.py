@@ -82,7 +82,7 @@ def _work(settings: Settings, desk: Desk, request_id: int, tell: Callable[[Progr
     """Be the writer until the request is answered, unless another is by now."""
     try:
         with open_office(settings) as office:
-            clerk = Clerk(desk, all_actions(office))
+            clerk = Clerk(desk, all_actions(office), own=request_id)
             while (request := desk.request(request_id)) and request.state in ("asked", "working"):
                 clerk()
                 if request.progress is not None:

@@ -172,14 +172,21 @@ class Clerk:
     Args:
         desk: where requests lie.
         actions: what can be asked for, by name.
+        own: the request of this very process, whose user is told and needs no log.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, desk: Desk, actions: Mapping[str, Action], *, clock: Callable[[], float] = time.monotonic
+        self,
+        desk: Desk,
+        actions: Mapping[str, Action],
+        *,
+        own: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._desk = desk
         self._actions = actions
+        self._own = own
         self._clock = clock
         self._at_work: tuple[Request, Work] | None = None
         self._troubled = False
@@ -217,14 +224,16 @@ class Clerk:
         except Exception as error:  # noqa: BLE001  the asker is told; the writer goes on
             self._at_work = None
             problem = str(error) if isinstance(error, LedgerError) else f"{type(error).__name__}: {error}"
-            _log.warning("request %d (%s) failed: %s", request.id, request.action, problem)
+            level = logging.DEBUG if request.id == self._own else logging.WARNING
+            _log.log(level, "request %d (%s) failed: %s", request.id, request.action, problem)
             self._desk.fail(request.id, problem)
         else:
             self._desk.tell(request.id, progress)
         return True
 
     def _begin(self, request: Request) -> Work:
-        _log.info("%s asks for %s %s", request.who, request.action, request.arguments)
+        level = logging.DEBUG if request.id == self._own else logging.INFO
+        _log.log(level, "%s asks for %s %s", request.who, request.action, request.arguments)
         action = self._actions.get(request.action)
         return _unknown(request.action) if action is None else action(request.arguments)
 
