@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from dspy_ledger.errors import StartupError, StoreError
-from dspy_ledger.projector import Directory, Worker, catch_up
+from dspy_ledger.projector import Directory, Intake, Worker, catch_up
 from dspy_ledger.settings import Settings
-from dspy_ledger.store import SqliteEventStore
+from dspy_ledger.store import SqliteEventStore, StoredEvent
 from dspy_ledger.views import ViewReader
 from projector.ledgers import SOURCE, Fields, execution, registration, tree
 from projector.test_ingest import garbage
@@ -257,3 +260,46 @@ def test_a_key_that_becomes_something_else_ends_it_with_1(
     assert worker.process.wait(15) == 1
     worker.process = None
     assert "the projector gives up: StartupError: Redis holds something else" in worker.log
+
+
+def test_what_is_being_stored_when_it_is_told_to_stop_is_in_the_views_too(
+    valkey: Valkey, settings: Settings, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """The views were followed for the last time while the other thread was still storing."""
+    taking, take = threading.Event(), Intake.take
+
+    def slowly(*arguments: Any) -> list[StoredEvent]:
+        taking.set()
+        time.sleep(0.5)
+        return take(*arguments)
+
+    monkeypatch.setattr(Intake, "take", slowly)
+    worker = Worker(settings)
+    running = threading.Thread(target=worker.run)
+    running.start()
+    with valkey.client() as client:
+        eventually(lambda: projected(settings) == 0)
+        send(client, settings, [execution("e1", 1)])
+        assert taking.wait(10)
+    worker.stop()
+    running.join()
+    assert (stored(settings), projected(settings)) == (1, 1)
+
+
+@pytest.mark.parametrize("table", ["producers", "streams"])
+def test_a_damaged_event_store_ends_it_with_a_line_and_no_traceback(
+    settings: Settings, run: Callable[[Settings], Projector], table: str
+) -> None:
+    SqliteEventStore(settings.store_path).close()
+    with closing(sqlite3.connect(settings.store_path)) as db:
+        [(page,)] = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,))
+        [(size,)] = db.execute("PRAGMA page_size")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with settings.store_path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * 200)
+    projector = run(settings)
+    assert projector.process is not None
+    assert projector.process.wait(20) == 1
+    assert "the projector gives up: DatabaseError" in projector.log
+    assert "Traceback" not in projector.log

@@ -17,6 +17,7 @@ from typing import TypeVar
 import redis
 from faststream.redis import RedisBroker
 
+from dspy_ledger.errors import LedgerError
 from dspy_ledger.projector.actions import all_actions
 from dspy_ledger.projector.builds import drop_abandoned_builds
 from dspy_ledger.projector.following import Followers, Handover
@@ -97,19 +98,31 @@ class Worker:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self.stop)
-        live = await self._work(self._storing, self._open)
+        try:
+            await self._keep_up(await self._work(self._storing, self._open))
+        except Halted:
+            pass
+        except LedgerError:
+            raise  # says what to do
+        except Exception as error:  # noqa: BLE001  the process ends and starts again from its checkpoints
+            self._give_up(error)
+        _log.info("projector stopped")
+
+    async def _keep_up(self, live: Live) -> None:
+        """Both sides at work, until stopped."""
         following = asyncio.create_task(self._follow(live.followers))
         try:
             while not self._halt.is_set() and not await self._connected(live.intake):
                 await self._pause(_WAIT)
             while not self._halt.is_set():
                 await self._read(live.intake)
-        except Halted:
-            pass
         finally:
             self.stop()
             await following
-        _log.info("projector stopped")
+            if not self._failed:  # what was stored last
+                with suppress(Exception):
+                    last = self._handover.take(_ALL)
+                    await self._work(self._following, lambda: live.followers.follow(last))
 
     async def _follow(self, followers: Followers) -> None:
         """Have the views follow what is handed over, and tidy once a second, until stopped."""
@@ -129,9 +142,6 @@ class Worker:
                 await asyncio.wait({handed, ended}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
                 handed.cancel()
         ended.cancel()
-        if not self._failed:  # what was stored last
-            with suppress(Exception):
-                await self._work(self._following, lambda: followers.follow(self._handover.take(_ALL)))
 
     async def _read(self, intake: Intake) -> None:
         """Read the stream until stopped, or until it has to be read from its beginning."""
@@ -200,15 +210,18 @@ class Worker:
             except Halted:
                 pass
             except Exception as error:  # noqa: BLE001  the process ends and starts again from its checkpoints
-                _log.error("the projector gives up: %s: %s", type(error).__name__, error)
-                self._failed = True
-                self._halt.set()  # at once: the next batch must not be stored past this one
+                self._give_up(error)  # at once: the next batch must not be stored past this one
             return None
 
         done = await self._work(thread, act_unless_halted)
         if self._halt.is_set():
             self._stopped.set()
         return done
+
+    def _give_up(self, error: Exception) -> None:
+        _log.error("the projector gives up: %s: %s", type(error).__name__, error)
+        self._failed = True
+        self._halt.set()
 
     async def _work(self, thread: ThreadPoolExecutor, act: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(thread, act)
