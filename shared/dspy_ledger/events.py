@@ -189,7 +189,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     subject: str | None = None
     time: Timestamp
     datacontenttype: Literal["application/json"] = "application/json"
-    sequence: Annotated[str, Meta(pattern=r"^[0-9]{1,18}$")]
+    sequence: Annotated[str, Meta(pattern=r"^[0-9]{1,18}\Z")]
     bodydigest: str | None = None
     environment: str | None = None
     service: str | None = None

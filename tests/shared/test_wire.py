@@ -93,6 +93,7 @@ def changed(**attributes: object) -> dict[bytes, bytes]:
         (changed(id=...), "not-an-event"),
         (changed(sequence=42), "not-an-event"),
         (changed(sequence="one"), "not-an-event"),
+        (changed(sequence="12\n"), "not-an-event"),
         (changed(time="2026-11-22T12:00:00"), "not-an-event"),
         (changed(time="noon"), "not-an-event"),
         (changed(data=[]), "not-an-event"),
