@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,19 @@ def test_what_the_following_thread_stores_between_two_batches_is_not_passed_over
     [lines] = (tmp_path / "programs").glob("*/executions/*.jsonl")
     assert len(lines.read_bytes().splitlines()) == 3
     assert b"personal" not in lines.read_bytes()
+
+
+def test_a_chore_whose_disk_is_full_does_not_hold_up_the_views(tmp_path: Path) -> None:
+    """Retention could not write to the store's disk, and every view waited with it."""
+
+    def erase() -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = ledger(tmp_path, [execution("e1", 1)])
+    view, halted = _Registrations(), threading.Event()
+    halted.set()  # whoever waits gives up at once
+    assert not Followers(store, [view], Patience(halted), chores=[erase]).tidy()
+    assert view.at == 1
 
 
 def test_a_view_of_few_types_misses_none_of_them_when_they_are_too_large_to_be_read_at_once(

@@ -77,9 +77,13 @@ class Followers:
 
     def _do(self, chore: Chore) -> bool:
         try:
-            return self._patience.insist("a chore", chore)
+            return self._patience.insist("a chore", chore, wait_for_room=False)  # the views go on
         except LedgerUnavailable:
             return False  # it needs Redis: another time
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            return False  # another time: whoever stores says that the disk is full
 
     def _bring_on(
         self, projection: Projection, events: Sequence[StoredEvent] = (), *, seconds: float = SLICE
