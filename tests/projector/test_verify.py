@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -196,6 +197,20 @@ def test_a_disk_that_is_full_is_told_in_a_line(settings: Settings, monkeypatch: 
         verify(settings)
     with pytest.raises(StoreError, match="can't go on: database or disk is full; see to the disk of"):
         replay(settings, "sql")
+
+
+def test_a_file_where_a_folder_belongs_and_a_folder_where_a_file_belongs_are_differences(
+    settings: Settings,
+) -> None:
+    with live(settings, SOME):
+        pass
+    version = settings.programs_dir / "p" / "1.0.0.json"
+    version.unlink()
+    version.mkdir()
+    assert verify(settings).directory.differences == ["p/1.0.0.json, line 1: it is not what the ledger says"]
+    shutil.rmtree(settings.programs_dir / "p")
+    (settings.programs_dir / "p").write_text("no folder")
+    assert "p/1.0.0.json is missing" in verify(settings).directory.differences
 
 
 def test_of_many_strangers_a_few_are_named(settings: Settings) -> None:

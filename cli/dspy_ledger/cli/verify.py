@@ -47,6 +47,5 @@ def show(report: Report, console: Console) -> None:
             console.print(f"    note: {line}", markup=False)
     if not report.clean:
         count = sum(part.count for part in report.parts.values())
-        console.print(
-            f"{count:,} differences; `dspy-ledger replay` mends views, a backup the event store itself"
-        )
+        found = "1 difference" if count == 1 else f"{count:,} differences"
+        console.print(f"{found}; `dspy-ledger replay` mends views, a backup the event store itself")

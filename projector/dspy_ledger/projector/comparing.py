@@ -110,7 +110,9 @@ def _shown(value: object) -> str:
 
 
 def first_difference(expected: Path, found: Path, size: int | None = None) -> int | None:
-    """The line (from 1) in which two files differ first; None when they are equal. A missing one is empty.
+    """The line (from 1) in which two files differ first; None when they are equal.
+
+    One that is missing, or no file, is empty.
 
     Args:
         expected: one file.
@@ -148,5 +150,5 @@ def digest_files(folder: Path, names: Iterable[str]) -> str:
 def _opened(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return Path(os.devnull).open("rb")
