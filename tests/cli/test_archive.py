@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -12,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from cli.processes import COMMAND, environment, run
+from dspy_ledger.cli.archive import import_ledger
 from dspy_ledger.cli.forget import moment_before
-from dspy_ledger.errors import InvalidInput
+from dspy_ledger.errors import InvalidInput, StoreError
 from dspy_ledger.producer import Ledger
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.timestamps import utc_now
 from projector.ledgers import append, execution, registration
+from projector.test_replay import break_position
 
 SECRET = "the patient is called Zaphod"
 
@@ -255,3 +258,26 @@ def test_a_running_projector_erases_what_has_expired(
     with projector(env, tmp_path):
         eventually(lambda: with_bodies() == ["r"])
         eventually(lambda: holding(tmp_path / "dspy_programs", SECRET) == {"p/1.0.0.json"})
+
+
+def test_an_event_that_cannot_be_folded_is_left_out_by_an_import_and_the_rest_is_there(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("export", "ledger", env=made(tmp_path / "home"), cwd=tmp_path).returncode == 0
+    break_position(monkeypatch, 2)
+    assert import_ledger(settings, tmp_path / "ledger") == "imported 6 events"
+    with closing(SqliteEventStore(settings.store_path, readonly=True)) as store:
+        assert [(one.projection, one.position) for one in store.parked()] == [("sql", 2)]
+
+
+def test_an_import_onto_a_full_disk_says_so(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("export", "ledger", env=made(tmp_path / "home"), cwd=tmp_path).returncode == 0
+
+    def full(*_: object) -> int:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(SqliteEventStore, "restore", full)
+    with pytest.raises(StoreError, match="can't go on: database or disk is full; see to the disk of"):
+        import_ledger(settings, tmp_path / "ledger")

@@ -13,8 +13,10 @@ from typing import BinaryIO
 from dspy_ledger.cli.progress import progress_bar
 from dspy_ledger.errors import InvalidInput, StartupError, StoreError
 from dspy_ledger.files import sync_folder
-from dspy_ledger.projector import Directory, SqlViews, WriterLease, catch_up
+from dspy_ledger.projector import Directory, SqlViews, WriterLease
 from dspy_ledger.projector.archive import Archive, write_archive
+from dspy_ledger.projector.builds import disk_told
+from dspy_ledger.projector.projection import advance
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.timestamps import canonical_time
@@ -51,12 +53,13 @@ def import_ledger(settings: Settings, file: Path) -> str:
     Raises:
         InvalidInput: the file is no export, was damaged or cut; what stood before is in the store.
         StartupError: a projector runs here.
-        StoreError: the store holds another ledger, or another history of this one.
+        StoreError: the store holds another ledger, or another history of this one; or the disk is full.
     """
     with ExitStack() as stack:
         archive = Archive(stack.enter_context(_reading(file)))
         batches = archive.batches()
         first = next(batches)  # nothing is made for a file that is no good
+        stack.enter_context(disk_told(settings.data_dir))
         stack.enter_context(closing(WriterLease(settings.data_dir)))
         store = stack.enter_context(closing(_store_of(archive.ledger_id, settings.store_path)))
         with progress_bar("importing") as tell:
@@ -73,9 +76,10 @@ def import_ledger(settings: Settings, file: Path) -> str:
 def _follow(settings: Settings, store: SqliteEventStore, tell: Callable[[int, int, str], None]) -> None:
     try:
         with closing(SqlViews(settings.data_dir, store)) as views:
-            catch_up(store, views, progress=lambda at, end: tell(at, end, "view sql"))
             directory = Directory(settings.programs_dir, settings.data_dir, store)
-            catch_up(store, directory, progress=lambda at, end: tell(at, end, "view directory"))
+            for view in (views, directory):
+                while advance(store, view):  # what can't be folded is parked, as at home
+                    tell(view.position(), store.last_position(), f"view {view.name}")
     except OSError as error:
         raise StartupError(
             f"everything is imported, but the views can't be written ({error.strerror}: {error.filename});"

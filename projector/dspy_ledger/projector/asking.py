@@ -81,7 +81,7 @@ def _wait(
 def _work(settings: Settings, desk: Desk, request_id: int, tell: Callable[[Progress], None]) -> None:
     """Be the writer until the request is answered, unless another is by now."""
     try:
-        with open_office(settings) as office:
+        with open_office(settings, quiet=True) as office:
             clerk = Clerk(desk, all_actions(office), own=request_id)
             while (request := desk.request(request_id)) and request.state in ("asked", "working"):
                 clerk()

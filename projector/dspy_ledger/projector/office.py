@@ -39,8 +39,12 @@ class Office:
 
 
 @contextmanager
-def open_office(settings: Settings) -> Iterator[Office]:
+def open_office(settings: Settings, *, quiet: bool = False) -> Iterator[Office]:
     """Write in place of the projector, until the block ends.
+
+    Args:
+        settings: where everything lies.
+        quiet: say nothing of strangers in the directory: a command has its own things to tell.
 
     Raises:
         StartupError: another process writes, or the data dir can't be written.
@@ -59,7 +63,8 @@ def open_office(settings: Settings) -> Iterator[Office]:
         try:
             views = stack.enter_context(closing(SqlViews(settings.data_dir, store)))
             directory = Directory(settings.programs_dir, settings.data_dir, store)
-            tell_of_strangers(settings.programs_dir, directory, store)
+            if not quiet:
+                tell_of_strangers(settings.programs_dir, directory, store)
         except OSError as error:
             raise StartupError(
                 f"the views can't be written ({error.strerror}: {error.filename}); look at"
