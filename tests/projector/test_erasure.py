@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.keys import Keys
-from dspy_ledger.projector import Directory, Registry, SqlViews, catch_up, decode_entries, project
+from dspy_ledger.projector import Directory, Registry, SqlViews, catch_up, decode_entries, erasure, project
 from dspy_ledger.projector.erasure import Erasure, Selection, expired_before, find
 from dspy_ledger.projector.lines import change_lines
 from dspy_ledger.projector.projection import SLICE
 from dspy_ledger.projector.requests import Clerk, Desk, Work
 from dspy_ledger.registry_format import decode_content
-from dspy_ledger.store import SqliteEventStore, StoredEvent, StreamCheckpoint
+from dspy_ledger.store import SqliteEventStore, StoredEvent, StreamCheckpoint, sqlite
 from dspy_ledger.timestamps import to_datetime
 from dspy_ledger.wire import decode
 from projector.ledgers import (
@@ -272,6 +272,31 @@ def test_without_redis_the_answer_says_what_is_behind_and_it_follows_later(
     project(store, [registry], ())
     assert client.xlen(KEYS.events) == 0
     client.close()
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_large_bodies_are_erased_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expired: bool
+) -> None:
+    """A day of them was one transaction of minutes: ingest waited, and gave up."""
+    for module in (erasure, sqlite):
+        monkeypatch.setattr(module, "MOST_ERASED", 500_000)
+    entries = [execution(f"e{n}", n, body=["x" * 10_000], user_id="u") for n in range(1, 301)]
+    store = ledger(tmp_path, entries)
+    at_once, erase = [], store.erase
+
+    def counted(positions: Sequence[int], reason: str) -> list[StoredEvent]:
+        at_once.append(len(positions))
+        return erase(positions, reason)
+
+    monkeypatch.setattr(store, "erase", counted)
+    if expired:
+        settled(Erasure(store, retention_days=1, now=lambda: "2100-01-01T00:00:00.000000Z"))
+    else:
+        forget(store, user="u")
+    assert sum(at_once) == 300
+    assert max(at_once) <= 200  # as many as a search reads
+    assert not any(event.body for event in store.read_all())
 
 
 class Laggard:

@@ -16,7 +16,7 @@ from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
 from dspy_ledger.projector.patience import is_disk_full
 from dspy_ledger.projector.projection import Projection, advance
 from dspy_ledger.projector.requests import Progress, Work
-from dspy_ledger.store import DeadLetter, EventStore, StoredEvent
+from dspy_ledger.store import MOST_ERASED, DeadLetter, EventStore, StoredEvent
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
 from dspy_ledger.wire import unpack
 
@@ -187,13 +187,15 @@ class Erasure:
         reason = "asked for: " + ", ".join(selection.given)  # no id: this stays in the ledger
         counts = dict.fromkeys((*COUNTED.values(), "dead_letters"), 0)
         positions: list[int] = []
+        size = 0
         for found in find(self._store, selection):
             for event in found.events:
                 counts[COUNTED[event.type]] += 1
                 positions.append(event.position)
-            if len(positions) >= _ERASED_AT_ONCE:
+                size += event.size
+            if len(positions) >= _ERASED_AT_ONCE or size >= MOST_ERASED:
                 self._erase(positions, reason)
-                positions = []
+                positions, size = [], 0
             if found.dead_letters:
                 counts["dead_letters"] += self._store.drop_dead_letters(found.dead_letters)
                 self._unreclaimed = True

@@ -2,6 +2,7 @@
 
 from dspy_ledger.store.opening import SCHEMA_VERSION
 from dspy_ledger.store.protocol import (
+    MOST_ERASED,
     MOST_READ,
     Appended,
     DeadLetter,
@@ -14,6 +15,7 @@ from dspy_ledger.store.protocol import (
 from dspy_ledger.store.sqlite import SqliteEventStore
 
 __all__ = [
+    "MOST_ERASED",
     "MOST_READ",
     "SCHEMA_VERSION",
     "Appended",

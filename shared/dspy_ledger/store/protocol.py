@@ -17,6 +17,7 @@ from dspy_ledger.upcasting import UPCASTERS, upcast
 from dspy_ledger.wire import Entry
 
 __all__ = [
+    "MOST_ERASED",
     "MOST_READ",
     "Appended",
     "DeadLetter",
@@ -29,6 +30,9 @@ __all__ = [
 
 MOST_READ = 32 << 20
 """Bytes of events after which a read ends, however many more were asked for: memory counts bytes."""
+
+MOST_ERASED = 128 << 20
+"""Bytes of bodies to erase at once, a second or so: whoever stores waits for it, and not for ever."""
 
 
 @dataclass(slots=True)
@@ -214,7 +218,10 @@ class EventStore(Protocol):
         """All events in order, in batches behind the scenes."""
 
     def with_body(self, after: int, limit: int, *, types: Sequence[str], upto: int) -> list[int]:
-        """Up to ``limit`` positions > ``after`` and ≤ ``upto`` of these types that have a body, in order."""
+        """Up to ``limit`` positions > ``after`` and ≤ ``upto`` of these types that have a body, in order.
+
+        Fewer than there are only when these bodies make ``MOST_ERASED`` bytes or more.
+        """
 
     def event_at(self, position: int) -> StoredEvent | None:
         """The event at a position."""

@@ -21,6 +21,7 @@ from dspy_ledger.store.accounts import Account
 from dspy_ledger.store.checks import problems
 from dspy_ledger.store.opening import account_row, open_readonly, open_writer, schema_version
 from dspy_ledger.store.protocol import (
+    MOST_ERASED,
     MOST_READ,
     Appended,
     DeadLetter,
@@ -437,14 +438,20 @@ class SqliteEventStore:
         return _newest([StoredEvent(*row)])[0] if row else None
 
     def with_body(self, after: int, limit: int, *, types: Sequence[str], upto: int) -> list[int]:
-        """Up to ``limit`` positions > ``after`` and ≤ ``upto`` that have a body, in order."""
+        """Up to ``limit`` positions > ``after`` and ≤ ``upto`` that have a body; see the protocol."""
         kinds = _stored_as(types)
         rows = self._db.execute(
-            "SELECT position FROM bodies JOIN events USING (position) WHERE position > ? AND position <= ?"  # noqa: S608
-            f" AND type IN ({','.join('?' * len(kinds))}) ORDER BY position LIMIT ?",
+            "SELECT position, length(body) FROM bodies JOIN events USING (position)"  # noqa: S608
+            f" WHERE position > ? AND position <= ? AND type IN ({','.join('?' * len(kinds))}) ORDER BY position LIMIT ?",
             (after, upto, *kinds, limit),
         )
-        return [position for (position,) in rows]
+        positions, size = [], 0
+        for position, length in rows:
+            positions.append(position)
+            size += length
+            if size >= MOST_ERASED:
+                break
+        return positions
 
     def stream_checkpoint(self, stream: str) -> StreamCheckpoint | None:
         """Where reading that stream goes on."""
