@@ -442,7 +442,8 @@ class SqliteEventStore:
         kinds = _stored_as(types)
         rows = self._db.execute(
             "SELECT position, length(body) FROM bodies JOIN events USING (position)"  # noqa: S608
-            f" WHERE position > ? AND position <= ? AND type IN ({','.join('?' * len(kinds))}) ORDER BY position LIMIT ?",
+            f" WHERE position > ? AND position <= ? AND type IN ({','.join('?' * len(kinds))})"
+            " ORDER BY position LIMIT ?",
             (after, upto, *kinds, limit),
         )
         positions, size = [], 0
