@@ -193,7 +193,8 @@ def peek_sequence(fields: Mapping[bytes, bytes]) -> tuple[str, int] | None:
     """Source and sequence of an entry that is no valid event, where they can be read at all."""
     try:
         envelope = orjson.loads(fields.get(DATA_FIELD, b""))
-        source, sequence = envelope["source"], int(envelope["sequence"])
+        source, digits = envelope["source"], envelope["sequence"]
+        sequence = int(digits) if isinstance(digits, str) and digits.isdecimal() else 0
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None
     return (source, sequence) if isinstance(source, str) and 0 < sequence < MOST else None

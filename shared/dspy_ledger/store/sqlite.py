@@ -143,12 +143,12 @@ class SqliteEventStore:
     def _transaction(self) -> Iterator[None]:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
-        # Another connection of the writer's process may have written since.
-        version = db.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._data_version:
-            self._data_version = version
-            self._accounts.clear()
         try:
+            # Another connection of the writer's process may have written since.
+            version = db.execute("PRAGMA data_version").fetchone()[0]
+            if version != self._data_version:
+                self._data_version = version
+                self._accounts.clear()
             yield
             db.execute("COMMIT")
         except BaseException:
