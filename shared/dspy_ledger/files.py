@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["LEASE", "make_folder", "sweep", "sync_folder", "write_atomically", "write_together"]
+__all__ = ["LEASE", "is_locked", "make_folder", "sweep", "sync_folder", "write_atomically", "write_together"]
 
 _TEMP_NAME = re.compile(r"\.\d+\.\d+\.\d+\.tmp")
 
@@ -56,6 +57,21 @@ def sweep(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if _TEMP_NAME.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock on a file; one that is not there has none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def sync_folder(folder: Path) -> None:

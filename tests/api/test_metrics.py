@@ -27,6 +27,7 @@ def test_positions_lags_and_losses_are_told(ledger, api) -> None:
     ledger.store.park("sql", 2, "it breaks")
     told = samples(api)
     assert told["dspy_ledger_position",] == 2
+    assert told["dspy_ledger_projector_running",] == 0
     assert told["dspy_ledger_projection_position", "sql"] == 1
     assert told["dspy_ledger_projection_lag_events", "sql"] == 1
     assert told["dspy_ledger_parked_events", "sql"] == 1

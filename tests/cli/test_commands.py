@@ -92,6 +92,23 @@ def test_up_killed_with_9_takes_its_children_along(valkey, tmp_path, eventually)
         eventually(lambda: not [pid for pid in started if is_running(pid)])
 
 
+def test_a_second_up_or_demo_on_a_folder_is_refused_at_once(valkey, tmp_path, eventually) -> None:
+    """Two brokers wrote into one append-only file, and the demo's events became the ledger's."""
+    port = free_port()
+    folder = tmp_path / "shared"
+    env = environment(folder, REDIS_URL=valkey.url, API_PORT=port, DATA_DIR=folder / ".dspy-ledger")
+    folder.mkdir()
+    with command("up", env=env, cwd=tmp_path) as up:
+        eventually(answers(port, "/health/ready"))
+        for other in (["up"], ["demo", "--exit", "--dir", str(folder)]):
+            done = run(*other, env=env | {"DSPY_LEDGER_API_PORT": str(free_port())}, cwd=tmp_path)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.startswith(f"error: `dspy-ledger up` or `demo` (process {up.pid}) runs on ")
+            assert done.stderr.count("\n") == 1
+        up.send_signal(signal.SIGINT)
+        assert up.wait(20) == 0
+
+
 def test_up_gives_up_on_what_keeps_failing_and_says_why(valkey, tmp_path, eventually) -> None:
     env = environment(tmp_path, REDIS_URL=valkey.url, API_PORT=free_port())
     with command("projector", env=env, cwd=tmp_path) as other:

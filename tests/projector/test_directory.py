@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -372,3 +373,19 @@ def test_temp_files_are_swept_beside_lines_too(tmp_path: Path) -> None:
     left.touch()
     Directory(tmp_path / "programs", tmp_path, store)
     assert not left.exists()
+
+
+@pytest.mark.parametrize("gone", [".", "p", "p/executions", "../data/directory.json"])
+def test_files_that_are_removed_under_a_running_projector_come_back(tmp_path: Path, gone: str) -> None:
+    store = ledger(tmp_path / "data", [registration("a", 1), execution("b", 2)])
+    live = run(store, tmp_path)
+    project(store, [live], ())
+    before = tree(tmp_path / "programs")
+    path = tmp_path / "programs" / gone
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    events = append(store, [execution("c", 3)])
+    with suppress(FileNotFoundError):  # found out amid a batch: tried again
+        project(store, [live], events)
+    project(store, [live], ())
+    catch_up(store, run(store, tmp_path / "again"))
+    assert tree(tmp_path / "programs") == tree(tmp_path / "again" / "programs") != before

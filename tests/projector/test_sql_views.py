@@ -6,6 +6,7 @@ import math
 import sqlite3
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import orjson
@@ -390,3 +391,16 @@ def test_a_reader_follows_the_swap_to_a_view_built_anew(tmp_path: Path) -> None:
     catch_up(store, kept(SqlViews(tmp_path, store)))
     assert reader.connection().execute("SELECT count(*) FROM executions").fetchone()[0] == 2
     reader.close()
+
+
+@pytest.mark.parametrize("gone", ["views-*", "views.current"])
+def test_a_view_that_is_removed_under_a_running_projector_is_there_again(tmp_path: Path, gone: str) -> None:
+    store = ledger(tmp_path, [registration("a", 1), execution("b", 2)])
+    views = kept(SqlViews(tmp_path, store))
+    project(store, [views], ())
+    for path in tmp_path.glob(gone):
+        path.unlink()
+    project(store, [views], append(store, [execution("c", 3)]))
+    with closing(sqlite3.connect(current_view(tmp_path))) as db:
+        rows = db.execute("SELECT execution_id FROM executions ORDER BY position").fetchall()
+    assert rows == [("b",), ("c",)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -254,6 +255,19 @@ def test_what_was_erased_is_in_no_file_any_more_and_its_space_is_given_back(tmp_
         assert (tmp_path / "ledger.db").stat().st_size < before / 5
         for path in tmp_path.iterdir():
             assert b"nobody may know" not in path.read_bytes(), path
+
+
+def test_a_store_that_was_closed_is_whole_in_its_file_even_beside_a_reader(tmp_path: Path) -> None:
+    """A copy of ledger.db alone, made while the API was up, lacked what lay in the write-ahead file."""
+    path = tmp_path / "ledger.db"
+    store = SqliteEventStore(path)
+    with closing(SqliteEventStore(path, readonly=True)) as reader:
+        store.append([("1", execution("a", 1))])
+        assert reader.last_position() == 1
+        store.close()
+        shutil.copy(path, tmp_path / "copy.db")
+    with closing(SqliteEventStore(tmp_path / "copy.db", readonly=True)) as copy:
+        assert copy.last_position() == 1
 
 
 def test_more_than_a_thousand_bodies_are_erased_by_several_events(open_store: Open) -> None:

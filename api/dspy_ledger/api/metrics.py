@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dspy_ledger.files import LEASE, is_locked
 from dspy_ledger.store import EventStore, ProducerAccount
 from dspy_ledger.streams import Reading
 from dspy_ledger.timestamps import to_datetime
@@ -31,10 +32,11 @@ _RECENT = 3600.0
 class Gauges:
     """What is told, read at one moment.
 
-    ``positions`` are those of the projections that could be asked; ``reading`` is how the stream is read,
-    None when that is not known.
+    ``running``: whether a projector writes. ``positions`` are those of the projections that could be asked;
+    ``reading`` is how the stream is read, None when that is not known.
     """
 
+    running: bool
     position: int
     recorded_at: str | None
     positions: dict[str, int]
@@ -44,12 +46,13 @@ class Gauges:
     reading: Reading | None
 
     @classmethod
-    def read(cls, store: EventStore, stream: str, positions: dict[str, int]) -> Gauges:
-        """Those of a store."""
+    def read(cls, store: EventStore, data_dir: Path, stream: str, positions: dict[str, int]) -> Gauges:
+        """Those of a store, of the projector on a data dir, and of the views that stand at ``positions``."""
         last = store.last_position()
         newest = store.event_at(last)
         checkpoint = store.stream_checkpoint(stream)
         return cls(
+            running=is_locked(data_dir / LEASE),
             position=last,
             recorded_at=newest.recorded_at if newest else None,
             positions=positions,
@@ -80,6 +83,9 @@ class _Collector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         told = self._gauges
+        yield _one(
+            "dspy_ledger_projector_running", "1 while a projector (or a command) writes.", int(told.running)
+        )
         yield _one("dspy_ledger_position", "Position of the last event in the store.", told.position)
         if told.recorded_at is not None:
             moment = to_datetime(told.recorded_at).timestamp()

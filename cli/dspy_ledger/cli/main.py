@@ -74,22 +74,23 @@ def up() -> None:
 
     Example: DSPY_LEDGER_API_PORT=9000 dspy-ledger up
     """
-    from dspy_ledger.cli.stack import stack  # noqa: PLC0415  the other commands start faster without
+    from dspy_ledger.cli.stack import alone, stack  # noqa: PLC0415  the other commands start faster without
     from dspy_ledger.cli.supervisor import Supervisor, on_termination  # noqa: PLC0415
 
     settings = _settings()
     embedded = not settings.redis_url_given
-    supervisor = Supervisor(stack(settings, embedded_broker=embedded, log=_relay), _say)
-    ended = threading.Event()
-    on_termination(ended.set)
-    supervisor.start()
-    try:
-        supervisor.watch_in_background()
-        _say(f"broker at {settings.redis_url}" + (" (our own)" if embedded else ""))
-        while not ended.wait(0.1) and not supervisor.failed:
-            pass
-    finally:
-        supervisor.stop()
+    with alone(settings.data_dir):
+        supervisor = Supervisor(stack(settings, embedded_broker=embedded, log=_relay), _say)
+        ended = threading.Event()
+        on_termination(ended.set)
+        supervisor.start()
+        try:
+            supervisor.watch_in_background()
+            _say(f"broker at {settings.redis_url}" + (" (our own)" if embedded else ""))
+            while not ended.wait(0.1) and not supervisor.failed:
+                pass
+        finally:
+            supervisor.stop()
     if supervisor.failed:
         raise StartupError(supervisor.failed)
 

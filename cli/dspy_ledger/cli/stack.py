@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic, sleep
 from urllib.parse import urlsplit
 
@@ -17,7 +20,7 @@ from dspy_ledger.files import make_folder
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 
-__all__ = ["environment", "stack", "wait_for_broker"]
+__all__ = ["alone", "environment", "stack", "wait_for_broker"]
 
 _MODULE = "dspy_ledger.cli.main"
 _READY = 15.0  # seconds a broker may take to load its file
@@ -30,6 +33,36 @@ def environment(settings: Settings) -> dict[str, str]:
         for name, value in settings.model_dump(mode="json").items()
         if value is not None
     }
+
+
+@contextmanager
+def alone(data_dir: Path) -> Iterator[None]:
+    """Be the only one who runs the system on a data dir: two brokers on one file would mix two streams.
+
+    Raises:
+        StartupError: another process does, or the data dir can't be written.
+    """
+    try:
+        make_folder(data_dir)
+        descriptor = os.open(data_dir / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StartupError(
+            f"can't write into {data_dir} ({error.strerror}); set DSPY_LEDGER_DATA_DIR to a folder of yours"
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+            raise StartupError(
+                f"`dspy-ledger up` or `demo` (process {holder}) runs on {data_dir} already; stop it, or"
+                " choose another folder"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def stack(settings: Settings, *, embedded_broker: bool, log: Callable[[str, str], None]) -> list[Child]:

@@ -90,20 +90,33 @@ class Directory:
         self._event_id: str | None = None
         make_folder(data_dir)
         self._position = self._read_checkpoint() if programs_dir.is_dir() else 0
+        self._prepare()
+        self._resume()
+
+    def _prepare(self) -> None:
+        """Have the folders, without what a killed process left, and no checkpoint that does not count."""
+        data_dir = self._checkpoint_path.parent
         if self._position == 0:  # gone before the files that it speaks of, however this ends
             self._checkpoint_path.unlink(missing_ok=True)
             sync_folder(data_dir)
-        make_folder(programs_dir)
-        if not (programs_dir / ".gitignore").exists():
-            write_atomically(programs_dir / ".gitignore", _GITIGNORE)
+        make_folder(self._root)
+        if not (self._root / ".gitignore").exists():
+            write_atomically(self._root / ".gitignore", _GITIGNORE)
         sweep(data_dir)
-        for folder in (programs_dir, *programs_dir.glob("*/"), *programs_dir.glob("*/*/")):
+        for folder in (self._root, *self._root.glob("*/"), *self._root.glob("*/*/")):
             sweep(folder)
-        self._resume()
 
     def position(self) -> int:
-        """Everything up to here is in the files."""
+        """Everything up to here is in the files; when somebody removed them, they are begun anew."""
+        if self._position and not (self._root.is_dir() and self._checkpoint_path.exists()):
+            self._begin_anew(f"{self._root} or its checkpoint is gone")
         return self._position
+
+    def _begin_anew(self, why: str) -> None:
+        _log.warning("%s; the directory is written anew", why)
+        self._position, self._event_id, self._left_out = 0, None, set()
+        self._prepare()
+        self._resume()
 
     def apply(self, batch: Sequence[StoredEvent]) -> None:
         """Write what the events add, then the checkpoint."""
@@ -111,7 +124,11 @@ class Directory:
             return
         catalog = self._catalog or self._resume()
         self._catalog = None  # until all is written: an exception leaves a catalog that ran ahead
-        self._write(self._fold(batch, catalog))
+        try:
+            self._write(self._fold(batch, catalog))
+        except FileNotFoundError as error:
+            self._begin_anew(f"{error.filename} was removed")
+            raise
         self._write_checkpoint(Checkpoint.after(self._store, batch[-1]), self._left_out | left_out(batch))
         self._catalog = catalog
 

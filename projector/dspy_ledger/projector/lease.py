@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from dspy_ledger.errors import StartupError
-from dspy_ledger.files import LEASE, make_folder
+from dspy_ledger.files import LEASE, is_locked, make_folder
 
 __all__ = ["WriterLease"]
 
@@ -53,17 +53,7 @@ class WriterLease:
     @staticmethod
     def is_held(data_dir: Path) -> bool:
         """Whether a process writes there."""
-        try:
-            descriptor = os.open(data_dir / LEASE, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(data_dir / LEASE)
 
     def _lock(self) -> bool:
         """Take the lock; whoever only asks :meth:`is_held` has it for a moment."""

@@ -53,7 +53,13 @@ class SqlViews:
             raise StoreError(f"can't make a view in {data_dir}: {error}") from None
 
     def position(self) -> int:
-        """Everything up to here is in the view."""
+        """Everything up to here is in the view; a file that somebody removed is begun anew."""
+        if not self._view.path.exists():
+            _log.warning("view %s is gone; it is built anew", self._view.path.name)
+            self._view.close()
+            self._view = self._begin()
+        elif self._target is None and not (self._data_dir / POINTER).exists():
+            point_to(self._view.path)
         self._settle()  # here too, because it may have failed after the last batch was committed
         return self._view.position()
 

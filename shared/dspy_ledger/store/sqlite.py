@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ class SqliteEventStore:
         new_id: Callable[[], str] = lambda: str(uuid7()),
     ) -> None:
         self.path = path
+        self._readonly = readonly
         self._now = now
         self._new_id = new_id
         try:
@@ -558,7 +559,11 @@ class SqliteEventStore:
         return problems(self._db, self.read, self.last_position(), progress)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database; a writer leaves everything in the file itself, for who copies it."""
+        if not self._readonly:
+            with suppress(sqlite3.Error):  # a reader may be in the way
+                self._db.execute("PRAGMA busy_timeout = 0")
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
 

@@ -29,5 +29,5 @@ async def get_metrics(request: Request) -> Response:
     sources = sources_of(request)
     with sources.question() as question:
         positions = {"sql": question.position, **directory_position(sources.data_dir)}
-    gauges = sources.ask_store(lambda store: Gauges.read(store, sources.stream, positions))
+    gauges = sources.ask_store(lambda store: Gauges.read(store, sources.data_dir, sources.stream, positions))
     return Response(exposition(gauges), media_type=CONTENT_TYPE_LATEST)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from dspy_ledger.cli.broker import free_port, port_is_free
 from dspy_ledger.cli.demo.summary import Summary, show_summary
-from dspy_ledger.cli.stack import environment, stack, wait_for_broker
+from dspy_ledger.cli.stack import alone, environment, stack, wait_for_broker
 from dspy_ledger.cli.status import collect
 from dspy_ledger.cli.supervisor import Supervisor, on_termination
 from dspy_ledger.errors import InvalidInput, LedgerError, StartupError, StoreError
@@ -50,6 +50,7 @@ def run_demo(directory: Path, *, exit_when_done: bool, model: str | None, consol
     logs = settings.data_dir / "logs"
     make_folder(logs)
     with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(alone(settings.data_dir))
         models = cleanup.enter_context(_models(settings.models_file, model))
         children = stack(settings, embedded_broker=True, log=_to_files(cleanup, logs))
         supervisor = Supervisor(children, lambda line: console.print(f"[yellow]![/yellow] {line}"))
