@@ -69,6 +69,10 @@ class Producer:
                 return
             self._sent = number
 
+    def restart(self) -> None:
+        """Another process adopts the write-ahead file, and sends all that it holds."""
+        self._sent = self.mark
+
     def read_mark(self) -> None:
         """Forget what is stored, as the mark says."""
         try:

@@ -57,6 +57,9 @@ def _heal(world: World) -> None:
     world.server.refuses = 0
     world.back = 0.0
     world.guarded(world.stop)
+    if world.restored:  # what a producer sent, and no older store has, comes when its host starts again
+        for producer in world.producers:
+            producer.restart()
 
 
 def _drain(world: World) -> None:
