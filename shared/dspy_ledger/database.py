@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["closed_on_error", "connect"]
+__all__ = ["closed_on_error", "connect", "told_of_disk"]
+
+_LITTLE = 64 * 1024  # bytes: with less, SQLite can't make the files beside its own
 
 
 def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
@@ -29,3 +33,15 @@ def closed_on_error(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     except BaseException:
         db.close()
         raise
+
+
+def told_of_disk(error: Exception, folder: Path) -> str:
+    """An error with a file in a folder, and what is to be done: SQLite's own words tell no reason."""
+    try:
+        if not os.access(folder, os.W_OK):
+            return f"{error}; {folder} is read-only"
+        if shutil.disk_usage(folder).free < _LITTLE:
+            return f"{error}; the disk of {folder} is full, make room"
+    except OSError:
+        pass  # no such folder
+    return f"{error}; see to the disk of {folder} and its rights"

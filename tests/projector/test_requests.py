@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -173,3 +174,14 @@ def test_an_asker_waits_for_a_writer_that_is_there_and_takes_over_when_it_stays_
     lease.close()
     asker.join(10)
     assert answers[0]["position"] == 1
+
+
+@pytest.mark.parametrize(("writable", "free", "why"), [(False, 9**9, "read-only"), (True, 4096, "is full")])
+def test_requests_that_can_not_be_laid_down_are_told_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: bool, free: int, why: str
+) -> None:
+    (tmp_path / REQUESTS).mkdir()  # SQLite says no more of a disk: unable to open database file
+    monkeypatch.setattr("os.access", lambda *_: writable)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(StoreError, match=rf"can't open .*: unable to open database file; .*{why}"):
+        Desk(tmp_path)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dspy_ledger.database import told_of_disk
 from dspy_ledger.errors import StoreError
 from dspy_ledger.projector.claims import Claim, drop_abandoned
 from dspy_ledger.projector.directory import Directory
@@ -61,7 +62,7 @@ def disk_told(data_dir: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
-        raise StoreError(f"can't go on: {error}; see to the disk of {data_dir} and its rights") from None
+        raise StoreError(f"can't go on: {told_of_disk(error, data_dir)}") from None
 
 
 def build_view(data_dir: Path, store: EventStore, claim: Claim, *, fresh: bool, tell: Tell) -> Path:

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import orjson
 
-from dspy_ledger.database import closed_on_error, connect
+from dspy_ledger.database import closed_on_error, connect, told_of_disk
 from dspy_ledger.errors import LedgerError, RequestFailed, StoreError
 from dspy_ledger.files import make_folder
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
@@ -112,7 +112,7 @@ class Desk:
                     path.with_name(path.name + ending).unlink(missing_ok=True)
                 self._db = _open(path)
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"can't open {path}: {error}; see to its disk and its rights") from None
+            raise StoreError(f"can't open {path}: {told_of_disk(error, data_dir)}") from None
 
     def ask(self, action: str, arguments: Mapping[str, Any], who: str) -> int:
         """Lay down a request; its id. ``who``: for people, e.g. ``replay (process 4711)``."""
