@@ -15,6 +15,7 @@ import pytest
 from cli.processes import COMMAND, environment, run
 from dspy_ledger.cli.archive import import_ledger
 from dspy_ledger.cli.forget import moment_before
+from dspy_ledger.cli.main import main
 from dspy_ledger.errors import InvalidInput, StoreError
 from dspy_ledger.producer import Ledger
 from dspy_ledger.settings import Settings
@@ -112,11 +113,15 @@ def test_a_pipe_does_as_well_as_a_file(tmp_path: Path) -> None:
 
 def test_an_export_ends_where_it_is_told_to(tmp_path: Path) -> None:
     env = made(tmp_path, now="2026-11-22T12:00:00.000000Z")
-    for until, events in (("3", 3), ("99", 6), ("2026-11-22T13:00:00+00:00", 6), ("2026-11-22T11:00:00Z", 0)):
+    moments = {"2026-11-22T13:00:00+00:00": 6, "2026-11-22T11:00:00Z": 0, "2026-11-22": 0, "2026-11-23": 6}
+    for until, events in {"3": 3, "6": 6, **moments}.items():
         told = run("export", "-", "--until", until, env=env, cwd=tmp_path)
         assert json.loads(told.stdout.splitlines()[-1])["end"]["events"] == events
     ended = run("export", "x", "--until", "yesterday", env=env, cwd=tmp_path)
     assert "neither a position nor a time" in in_one_line(ended, 2)
+    for until in ("7", "9" * 5000):
+        ended = run("export", "x", "--until", until, env=env, cwd=tmp_path)
+        assert "its last position is 6" in in_one_line(ended, 2)
     assert not (tmp_path / "x").exists()
 
 
@@ -239,6 +244,62 @@ def test_an_age_that_is_none_is_told_how_to_be_one(age: str) -> None:
 )
 def test_an_age_is_in_hours_days_or_weeks(age: str, moment: str) -> None:
     assert moment_before("2026-11-22T12:00:00.000000Z", age) == f"{moment}:00:00.000000Z"
+
+
+def test_forgetting_a_program_says_what_goes_and_what_stays(tmp_path: Path) -> None:
+    told = run("forget", "--program", "p", "--dry-run", env=made(tmp_path, 1), cwd=tmp_path)
+    assert told.stdout == (
+        "to erase: inputs, outputs and nested calls of 1 execution, recorded state (demos, configuration) of 1"
+        " program version\n"
+        "what stays of programs, as facts: signatures (fields, instructions) and source code\n"
+    )
+
+
+def test_an_empty_id_is_a_usage_error(tmp_path: Path) -> None:
+    env = made(tmp_path)
+    for name in ("--user", "--program", "--execution"):
+        told = in_one_line(run("forget", name, "", env=env, cwd=tmp_path), 2)
+        assert told == f"{name} is empty; write an id, or leave the option out\n"
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "arguments", "told"),
+    [
+        ("replay.replay", ["replay"], "run it again to go on; the views in force are whole"),
+        ("replay.replay", ["replay", "--fresh"], "run it again without --fresh to go on; the views"),
+        ("verify.verify", ["verify"], "nothing was changed; run it again for an answer"),
+        ("archive.write_archive", ["export", "x"], "the export is not complete; run it again"),
+        ("archive.WriterLease", ["import", "x"], "run it again to go on"),
+        ("forget.find", ["forget", "--user", "alice"], "nothing was erased"),
+        ("forget.carried_out", ["forget", "--user", "alice", "--yes"], "what was asked for stays so: the"),
+    ],
+)
+def test_ctrl_c_is_one_line_that_says_what_is_left(
+    interrupted: str,
+    arguments: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ctrl_c(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    env = made(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    if arguments[0] == "import":
+        assert run("export", "x", env=env, cwd=tmp_path).returncode == 0
+    monkeypatch.setattr(f"dspy_ledger.cli.{interrupted}", ctrl_c)
+    monkeypatch.setattr("dspy_ledger.cli.main._collect_less", lambda: None)
+    monkeypatch.setattr("sys.argv", ["dspy-ledger", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    said = capsys.readouterr().err
+    assert said.startswith(f"interrupted; {told}")
+    assert said.count("\n") == 1
 
 
 def test_nothing_said_is_a_usage_error(tmp_path: Path) -> None:

@@ -122,7 +122,28 @@ def test_a_left_out_event_is_listed_and_its_projection_replayed(
     assert deadletters.collect(settings, limit=100, before=None)["parked"] == []
 
 
-@pytest.mark.parametrize("wrong", [["x"], ["views:3"], ["sql:"], []])
+@pytest.mark.parametrize("wanted", [["9"], ["1", "9"], ["sql:1"], ["1", "sql:1"]])
+def test_an_id_that_there_is_not_is_told_and_nothing_is_done(
+    settings: Settings, console: Console, wanted: list[str]
+) -> None:
+    fill(settings)
+    there_is = "there is no dead letter 9;" if "9" in wanted else "there is no event 1 that sql left out;"
+    with pytest.raises(NotFound, match=there_is):
+        deadletters.retry(settings, wanted, every=False, console=console)
+    assert len(letters(settings)) == 3
+    assert console.export_text() == ""
+
+
+def test_nobody_is_asked_whether_to_drop_what_is_not_there(settings: Settings, console: Console) -> None:
+    fill(settings)
+    with pytest.raises(NotFound, match="no dead letter 8, no dead letter 9;"):
+        deadletters.drop(
+            settings, ["8", "1", "9"], every=False, agreed=False, ask=lambda _: True, console=console
+        )
+    assert len(letters(settings)) == 3
+
+
+@pytest.mark.parametrize("wrong", [["x"], ["views:3"], ["sql:"], ["9" * 30], []])
 def test_an_id_that_can_not_be_is_refused(settings: Settings, console: Console, wrong: list[str]) -> None:
     fill(settings)
     with pytest.raises(InvalidInput, match="deadletters list"):

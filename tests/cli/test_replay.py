@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import subprocess
 import threading
@@ -118,6 +119,20 @@ def test_a_killed_replay_is_gone_on_with(
     assert run("replay", env=env, cwd=tmp_path).returncode == 0
     verified = run("verify", env=env, cwd=tmp_path)
     assert verified.returncode == 0, verified.stdout
+
+
+def test_an_interrupted_replay_is_gone_on_with(
+    filled: Settings, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    env = environment(tmp_path, REDIS_URL=filled.redis_url)
+    with command("replay", "sql", env=env, cwd=tmp_path) as replay:
+        eventually(lambda: built(filled) >= 5000, within=60)
+        replay.send_signal(signal.SIGINT)
+        out, _ = replay.communicate(timeout=20)
+    assert (replay.returncode, out) == (
+        130, "interrupted; run it again to go on; the views in force are whole\n"
+    )  # fmt: skip
+    assert run("replay", "sql", env=env, cwd=tmp_path).returncode == 0
 
 
 def built(settings: Settings) -> int:

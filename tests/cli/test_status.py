@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore, StreamCheckpoint
 from dspy_ledger.streams import Reading
 from dspy_ledger.timestamps import utc_now
+from dspy_ledger.views import ViewReader
 from projector.ledgers import append, event, execution
 
 LONG_AGO = "2026-01-01T00:00:00.000000Z"
@@ -168,6 +170,32 @@ def test_a_checkpoint_or_view_that_cannot_be_read_is_a_problem_and_no_traceback(
     assert "directory.json can't be read; restart the projector" in problems
     (settings.data_dir / "views.current").write_bytes(b"\xf6iews-1.db\n")
     assert "which is no view; delete it and restart the projector" in " ".join(collect(settings)["problems"])
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(sqlite3.SQLITE_IOERR_SHMSIZE, "disk I/O error"), (sqlite3.SQLITE_FULL, "database or disk is full")],
+)
+def test_a_disk_that_fails_is_told_as_that_and_not_as_a_damaged_view(
+    settings: Settings, store: SqliteEventStore, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    store.close()
+
+    def fails(_: ViewReader) -> None:
+        error = sqlite3.OperationalError(said)
+        error.sqlite_errorcode = code
+        raise error
+
+    monkeypatch.setattr(ViewReader, "connection", fails)
+    problems = " ".join(collect(settings)["problems"])
+    assert f"the view can't be read: {said}; see to the disk of {settings.data_dir}" in problems
+    assert "damaged" not in problems
+
+
+def test_one_is_told_as_one_and_that_a_projector_runs() -> None:
+    text = told(status_of(producer("old", stored=1)))
+    assert "projector runs\n" in text
+    assert "1 silent producer is complete: 1 event\n" in text
 
 
 def test_views_ahead_of_an_older_store_are_a_problem(settings: Settings, store: SqliteEventStore) -> None:

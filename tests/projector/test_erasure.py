@@ -115,6 +115,19 @@ def test_what_is_given_must_all_hold(tmp_path: Path, selection: dict[str, str], 
     assert list(store.check()) == []
 
 
+def test_a_version_that_many_replicas_registered_is_counted_once(tmp_path: Path) -> None:
+    state = {"body": {"demos": [SECRET]}}
+    store = ledger(tmp_path, [registration(f"r{n}", n, **state) for n in range(3)])
+    append(store, [registration("more", 9, content="c1:9", version="1.0.1", **state)])
+    assert forget(store, program="p")["versions"] == 2
+
+
+@pytest.mark.parametrize("what", ["execution", "user", "program"])
+def test_an_empty_id_is_refused(what: str) -> None:
+    with pytest.raises(InvalidInput, match=f"--{what} is empty"):
+        Selection(**{what: ""})
+
+
 def test_nothing_given_is_refused() -> None:
     with pytest.raises(InvalidInput, match="say what to erase"):
         Selection()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dspy_ledger.cli.progress import progress_bar
+from dspy_ledger.cli.wording import counted
 from dspy_ledger.errors import InvalidInput, StartupError, StoreError
 from dspy_ledger.files import sync_folder
 from dspy_ledger.projector import Directory, SqlViews, WriterLease
@@ -24,6 +26,8 @@ from dspy_ledger.timestamps import canonical_time
 __all__ = ["export_ledger", "import_ledger"]
 
 _STANDARD = Path("-")
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_DIGITS = 18  # of the largest positions
 
 
 def export_ledger(settings: Settings, file: Path, until: str | None) -> str:
@@ -32,17 +36,17 @@ def export_ledger(settings: Settings, file: Path, until: str | None) -> str:
     Args:
         settings: where the store is; it may be written to meanwhile.
         file: gzip when its name ends in ``.gz``; ``-`` is stdout.
-        until: a position or a time; everything by default.
+        until: a position, a time, or a date (its start, UTC); everything by default.
 
     Raises:
-        InvalidInput: ``until`` is neither, or the file can't be written.
+        InvalidInput: ``until`` is none or not reached yet, or the file can't be written.
         StoreError: there is no store, or it can't be read.
     """
     with closing(SqliteEventStore(settings.store_path, readonly=True)) as store:
         upto = _position(store, until)
         with progress_bar("exporting") as tell, _writing(file) as write:
             letters = write_archive(store, write, upto=upto, progress=lambda at: tell(at, upto, "exporting"))
-    return f"exported {_counted(upto, 'event')} and {_counted(letters, 'dead letter')}"
+    return f"exported {counted(upto, 'event')} and {counted(letters, 'dead letter')}"
 
 
 def import_ledger(settings: Settings, file: Path) -> str:
@@ -70,7 +74,9 @@ def import_ledger(settings: Settings, file: Path) -> str:
                     tell(batch.events[-1].position, archive.upto, "importing")
             _follow(settings, store, tell)
     known = archive.upto - added
-    return f"imported {_counted(added, 'event')}" + (f"; {known} were there already" if known else "")
+    return f"imported {counted(added, 'event')}" + (
+        f"; {known:,} {'was' if known == 1 else 'were'} there already" if known else ""
+    )
 
 
 def _follow(settings: Settings, store: SqliteEventStore, tell: Callable[[int, int, str], None]) -> None:
@@ -93,7 +99,7 @@ def _store_of(ledger_id: str, path: Path) -> SqliteEventStore:
     store = SqliteEventStore(path)
     if store.ledger_id == ledger_id:
         return store
-    held = f"{store.last_position()} events" if store.last_position() else "no event"
+    held = counted(store.last_position(), "event") if store.last_position() else "no event"
     store.close()
     raise StoreError(
         f"{path} holds another ledger ({store.ledger_id}, {held}) than the export ({ledger_id}); name a new"
@@ -106,12 +112,15 @@ def _position(store: SqliteEventStore, until: str | None) -> int:
     if until is None:
         return last
     if until.isdecimal():
-        return min(int(until), last)
+        if len(until) > _DIGITS or int(until) > last:
+            raise InvalidInput(f"--until {until} is beyond the ledger's end; its last position is {last}")
+        return int(until)
     try:
-        return store.position_at(canonical_time(until))
+        return store.position_at(canonical_time(f"{until}T00:00:00Z" if _DATE.fullmatch(until) else until))
     except ValueError:
         raise InvalidInput(
-            f"--until {until} is neither a position nor a time; write 1200 or 2026-11-22T10:00:00Z"
+            f"--until {until} is neither a position nor a time; write 1200, 2026-11-22T10:00:00Z or"
+            " 2026-11-22"
         ) from None
 
 
@@ -158,7 +167,3 @@ def _reading(file: Path) -> Iterator[BinaryIO]:
                 yield packed  # type: ignore[misc]  # reads like one
         else:
             yield raw
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"

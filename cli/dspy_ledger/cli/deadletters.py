@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from dspy_ledger.cli.progress import progress_bar
 from dspy_ledger.cli.replay import run_replay
+from dspy_ledger.cli.wording import counted
 from dspy_ledger.errors import InvalidInput, NotFound
 from dspy_ledger.projector.asking import carried_out
 from dspy_ledger.projector.replay import PROJECTIONS
@@ -25,6 +27,7 @@ from dspy_ledger.wire import unpack
 
 __all__ = ["collect", "drop", "raw", "retry", "show"]
 
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)  # as large as an id can be in SQLite
 _SHOWN = ("id", "recorded_at", "stream_id", "source", "sequence", "reason", "detail")
 
 
@@ -84,6 +87,7 @@ def retry(settings: Settings, names: Sequence[str], *, every: bool, console: Con
 
     Raises:
         InvalidInput: an id can't be, or neither ids nor all are named.
+        NotFound: there is none of an id; nothing was done.
     """
     letters, parked = _chosen(settings, names, every=every)
     if letters is None or letters:
@@ -109,14 +113,15 @@ def drop(
 
     Raises:
         InvalidInput: an id can't be, neither ids nor all are named, or nobody can be asked.
+        NotFound: there is none of an id; nothing was done.
     """
-    letters, parked = _chosen(settings, names, every=every)
-    if names and parked:
+    if names and _sorted(names)[1]:
         raise InvalidInput("an event that a projection left out stays in the ledger; retry it instead")
+    letters, _ = _chosen(settings, names, every=every)
     if not agreed:
         if not sys.stdin.isatty():
             raise InvalidInput("nobody can be asked here; add --yes to drop them")
-        many = "all dead letters" if letters is None else f"{len(letters)} dead letters"
+        many = "all dead letters" if letters is None else counted(len(letters), "dead letter")
         if not ask(f"Drop {many} for good?"):
             return
     console.print(f"{_ask(settings, 'drop', letters)['dropped']:,} dropped")
@@ -128,17 +133,23 @@ def _chosen(
     """Ids of dead letters (None: all of them), and (projection, position) of parked events."""
     if every == bool(names):
         raise InvalidInput("write the ids, or --all; `dspy-ledger deadletters list` shows them")
-    if not every:
-        return _sorted(names)
     with closing(SqliteEventStore(settings.store_path, readonly=True)) as store:
-        return None, [(parked.projection, parked.position) for parked in store.parked()]
+        left_out = [(parked.projection, parked.position) for parked in store.parked()]
+        if every:
+            return None, left_out
+        letters, parked = _sorted(names)
+        missing = [f"no dead letter {letter}" for letter in letters if store.dead_letter(letter) is None]
+    missing += [f"no event {at} that {name} left out" for name, at in parked if (name, at) not in left_out]
+    if missing:
+        raise NotFound(f"there is {', '.join(missing)}; see `dspy-ledger deadletters list`")
+    return letters, parked
 
 
 def _sorted(names: Sequence[str]) -> tuple[list[int], list[tuple[str, int]]]:
     letters, parked = [], []
     for name in names:
         projection, _, position = name.rpartition(":")
-        if not position.isdecimal() or projection not in ("", *PROJECTIONS):
+        if not _NUMBER.fullmatch(position) or projection not in ("", *PROJECTIONS):
             raise InvalidInput(
                 f"{name!r} is no id; write one of those that `dspy-ledger deadletters list` shows"
             )

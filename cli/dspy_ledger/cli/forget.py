@@ -11,10 +11,12 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+from dspy_ledger.cli.interrupting import interruptible
 from dspy_ledger.cli.progress import progress_bar
+from dspy_ledger.cli.wording import counted
 from dspy_ledger.errors import InvalidInput, LedgerError
 from dspy_ledger.projector.asking import carried_out
-from dspy_ledger.projector.erasure import COUNTED, Selection, find
+from dspy_ledger.projector.erasure import Selection, Tally, find
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
@@ -22,10 +24,10 @@ from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
 __all__ = ["forget_bodies", "moment_before"]
 
 _WORDS = {
-    "executions": "inputs, outputs and nested calls of {} executions",
-    "evaluations": "rows of {} evaluations",
-    "versions": "state (instructions, demos) of {} program versions",
-    "dead_letters": "{} dead letters",
+    "executions": ("inputs, outputs and nested calls of {}", "execution"),
+    "evaluations": ("rows of {}", "evaluation"),
+    "versions": ("recorded state (demos, configuration) of {}", "program version"),
+    "dead_letters": ("{}", "dead letter"),
 }
 
 
@@ -67,7 +69,8 @@ def forget_bodies(
         say: prints a line.
 
     Raises:
-        InvalidInput: nothing is given, or nobody can be asked.
+        InvalidInput: nothing or an empty id is given, or nobody can be asked.
+        Interrupted: by Ctrl-C, while it is done.
         RequestFailed, StartupError: it can't be done.
         LedgerError: it is done, but a view could not follow yet.
     """
@@ -78,6 +81,8 @@ def forget_bodies(
         say("there is nothing to erase")
         return
     say(f"to erase: {_listed(counts)}")
+    if counts["versions"]:
+        say("what stays of programs, as facts: signatures (fields, instructions) and source code")
     if dry_run:
         return
     if not agreed:
@@ -88,7 +93,8 @@ def forget_bodies(
             return
     arguments = {name: value for name, value in asdict(selection).items() if value is not None}
     who = f"forget (process {os.getpid()})"
-    with progress_bar("erasing") as tell:
+    left = "what was asked for stays so: the projector erases the rest, now or when it starts next"
+    with interruptible(left), progress_bar("erasing") as tell:
         answer = carried_out(settings, "forget", arguments, who, lambda p: tell(p.done, p.total, p.what))
     say(f"erased: {_listed(answer)}")
     if not answer["reclaimed"]:
@@ -101,19 +107,19 @@ def forget_bodies(
 
 
 def _survey(settings: Settings, selection: Selection) -> dict[str, int]:
-    counts = dict.fromkeys(_WORDS, 0)
+    tally = Tally()
     with (
         closing(SqliteEventStore(settings.store_path, readonly=True)) as store,
         progress_bar("looking") as tell,
     ):
         for found in find(store, selection):
-            for event in found.events:
-                counts[COUNTED[event.type]] += 1
-            counts["dead_letters"] += len(found.dead_letters)
+            tally.add(found)
             tell(found.at, found.end, "looking")
-    return counts
+    return tally.counts
 
 
 def _listed(counts: dict[str, Any]) -> str:
-    said = [words.format(counts[name]) for name, words in _WORDS.items() if counts[name]]
+    said = [
+        what.format(counted(counts[name], thing)) for name, (what, thing) in _WORDS.items() if counts[name]
+    ]
     return ", ".join(said) or "nothing that was not erased already"

@@ -15,6 +15,7 @@ import orjson
 import typer
 from rich.console import Console
 
+from dspy_ledger.cli.interrupting import Interrupted, interruptible
 from dspy_ledger.errors import InvalidInput, LedgerError, StartupError
 from dspy_ledger.settings import Settings, load_settings
 
@@ -131,9 +132,10 @@ def replay(
     """
     settings = _settings()
     _collect_less()
-    _extra("dspy_ledger.cli.replay", "projector").run_replay(
-        settings, projection, fresh=fresh, prune=prune, console=_console
-    )
+    command = _extra("dspy_ledger.cli.replay", "projector")
+    again = " without --fresh" if fresh else ""
+    with interruptible(f"run it again{again} to go on; the views in force are whole"):
+        command.run_replay(settings, projection, fresh=fresh, prune=prune, console=_console)
 
 
 @app.command()
@@ -142,7 +144,10 @@ def export(
         Path, typer.Argument(help="Where to; gzip when it ends in .gz, - is stdout.", allow_dash=True)
     ],
     until: Annotated[
-        str | None, typer.Option("--until", help="A position or a time: nothing that came after.")
+        str | None,
+        typer.Option(
+            "--until", help="A position, a time or a date (its start, UTC): nothing that came after."
+        ),
     ] = None,
 ) -> None:
     """Write the ledger as JSON Lines: everything that can't be derived, to the byte. Nothing stops for it.
@@ -150,7 +155,9 @@ def export(
     Example: dspy-ledger export ledger.jsonl.gz --until 2026-11-22T00:00:00Z
     """
     settings = _settings()
-    _told(_extra("dspy_ledger.cli.archive", "projector").export_ledger(settings, file, until))
+    command = _extra("dspy_ledger.cli.archive", "projector")
+    with interruptible("the export is not complete; run it again"):
+        _told(command.export_ledger(settings, file, until))
 
 
 @app.command("import")
@@ -163,7 +170,9 @@ def import_(
     ledger.jsonl.gz
     """
     settings = _settings()
-    _told(_extra("dspy_ledger.cli.archive", "projector").import_ledger(settings, file))
+    command = _extra("dspy_ledger.cli.archive", "projector")
+    with interruptible("run it again to go on"):
+        _told(command.import_ledger(settings, file))
 
 
 @app.command()
@@ -177,7 +186,7 @@ def forget(
     program: Annotated[
         str | None,
         typer.Option(
-            "--program", help="Of this program id: the state of its versions (instructions, demos) too."
+            "--program", help="Of this program id: recorded state (demos, module configuration) too."
         ),
     ] = None,
     older_than: Annotated[
@@ -186,21 +195,24 @@ def forget(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be erased.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Erase bodies for good: inputs, outputs, nested calls, rows of evaluations; with --program, its state.
+    """Erase bodies for good: inputs, outputs, nested calls, rows of evaluations; with --program, its demos.
 
     Where several options are given, all must hold. Ids, versions, times, metadata, error messages and
-    comments are facts of the ledger, and stay. Example: dspy-ledger forget --user u-4711 --older-than 30d
+    comments are facts of the ledger, and stay; so do a program's signature (fields, instructions) and source
+    code. Example: dspy-ledger forget --user u-4711 --older-than 30d
     """
     settings = _settings()
-    _extra("dspy_ledger.cli.forget", "projector").forget_bodies(
-        settings,
-        {"execution": execution, "user": user, "program": program},
-        older_than,
-        dry_run=dry_run,
-        agreed=yes,
-        ask=typer.confirm,
-        say=_console.print,
-    )
+    command = _extra("dspy_ledger.cli.forget", "projector")
+    with interruptible("nothing was erased"):
+        command.forget_bodies(
+            settings,
+            {"execution": execution, "user": user, "program": program},
+            older_than,
+            dry_run=dry_run,
+            agreed=yes,
+            ask=typer.confirm,
+            say=_console.print,
+        )
 
 
 @app.command()
@@ -211,7 +223,9 @@ def verify(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")]
     """
     command = _extra("dspy_ledger.cli.verify", "projector")
     _collect_less()
-    report = command.run_verify(_settings())
+    settings = _settings()
+    with interruptible("nothing was changed; run it again for an answer"):
+        report = command.run_verify(settings)
     if as_json:
         _print_json(command.as_json(report))
     else:
@@ -347,6 +361,9 @@ def main() -> None:
         _fail(error, 2)
     except LedgerError as error:
         _fail(error, 1)
+    except Interrupted as interrupted:
+        sys.stderr.write(f"{interrupted}\n")
+        raise SystemExit(130) from None
 
 
 def _fail(error: LedgerError, code: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from dspy_ledger.cli.progress import progress_bar
+from dspy_ledger.cli.wording import counted
 from dspy_ledger.projector.replay import PROJECTIONS, replay
 from dspy_ledger.projector.requests import Progress
 from dspy_ledger.settings import Settings
@@ -43,16 +44,20 @@ def run_replay(
 def _told(answer: dict[str, Any]) -> str:
     position, seconds = answer["position"], answer["seconds"]
     rate = position / seconds if seconds else 0
-    line = f"[bold]{answer['projection']}[/bold]: {position:,} events in {seconds:,.1f} s ({rate:,.0f}/s)"
+    events = counted(position, "event")
+    line = f"[bold]{answer['projection']}[/bold]: {events} in {seconds:,.1f} s ({rate:,.0f}/s)"
     if "view" in answer:
         return f"{line}; {answer['view']} is in force"
     if "changed" in answer:
-        line += f"; {answer['made']:,} files made, {answer['changed']:,} mended, {answer['unchanged']:,} kept"
+        made = counted(answer["made"], "file")
+        line += f"; {made} made, {answer['changed']:,} mended, {answer['unchanged']:,} kept"
         if answer["pruned"]:
-            return f"{line}, {answer['pruned']:,} strangers deleted:"
+            return f"{line}, {counted(answer['pruned'], 'stranger')} deleted:"
         if answer["strangers"]:
+            strangers = answer["strangers"]
+            are, them = ("is", "it") if strangers == 1 else ("are", "them")
             return (
-                f"{line}; {answer['strangers']:,} files are not of this ledger"
-                " (`dspy-ledger replay directory --prune` deletes them):"
+                f"{line}; {counted(strangers, 'file')} {are} not of this ledger"
+                f" (`dspy-ledger replay directory --prune` deletes {them}):"
             )
     return line

@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 import redis
 
-from dspy_ledger.database import connect
+from dspy_ledger.cli.wording import counted
+from dspy_ledger.database import connect, told_of_disk
 from dspy_ledger.errors import StoreError
 from dspy_ledger.files import LEASE
 from dspy_ledger.producers import told
@@ -27,6 +28,8 @@ __all__ = ["collect", "count_of"]
 
 _PATIENCE = 2.0  # seconds: an event that arrives right now is not a problem
 _MOST_COUNTED = 10_000
+_OF_THE_DISK = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+_NO_EVENTS = "entries of the stream that are no valid events"
 
 
 def collect(settings: Settings) -> dict[str, Any]:
@@ -45,7 +48,8 @@ def collect(settings: Settings) -> dict[str, Any]:
         broker = _broker(settings, store, problems)
         dead = store.dead_letter_count()
         if dead:
-            problems.append(f"{dead} dead letters: entries of the stream that are no valid events")
+            are = "an entry of the stream that is no valid event" if dead == 1 else _NO_EVENTS
+            problems.append(f"{counted(dead, 'dead letter')}: {are}")
         parked = Counter(parked.projection for parked in store.parked())
         if parked:
             left_out = ", ".join(f"{count} by {name}" for name, count in parked.items())
@@ -53,7 +57,8 @@ def collect(settings: Settings) -> dict[str, Any]:
         producers = [told(account) for account in store.producers()]
         missing = sum(count_of(producer["missing"]) for producer in producers)
         if missing:
-            problems.append(f"{missing} events are on their way or missing: gaps in producers' numbers")
+            are = "is on its" if missing == 1 else "are on their"
+            problems.append(f"{counted(missing, 'event')} {are} way or missing: gaps in producers' numbers")
         projections = _projections(settings, store, broker, problems, patient=running)
         return {
             "ledger_id": store.ledger_id,
@@ -170,7 +175,7 @@ def _projections(
         if not behind or monotonic() >= deadline:
             break
         sleep(0.05)
-    problems += [f"projection {name} is {count} events behind" for name, count in behind.items()]
+    problems += [f"projection {name} is {counted(count, 'event')} behind" for name, count in behind.items()]
     end = store.last_position()  # of now: what came meanwhile may be folded
     problems += [
         f"projection {name} is at position {at}, the event store ends at {end}: an older one was restored;"
@@ -193,12 +198,17 @@ def _positions_on_disk(settings: Settings) -> tuple[dict[str, int | None], list[
         except StoreError as error:
             unread.append(str(error))
         except (sqlite3.Error, UnicodeDecodeError, TypeError, ValueError) as error:
-            unread.append(f"the view is damaged ({error}); run `dspy-ledger replay sql`")
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
+                unread.append(f"the view can't be read: {told_of_disk(error, settings.data_dir)}")
+            else:
+                unread.append(f"the view is damaged ({error}); run `dspy-ledger replay sql`")
     path = settings.data_dir / "directory.json"
     try:
         positions["directory"] = int(orjson.loads(path.read_bytes())["position"])
     except FileNotFoundError:
         positions["directory"] = 0
+    except OSError as error:
+        unread.append(f"{path} can't be read: {told_of_disk(error, settings.data_dir)}")
     except (KeyError, TypeError, ValueError):
         unread.append(f"{path} can't be read; restart the projector, it writes the files anew")
     return positions, unread

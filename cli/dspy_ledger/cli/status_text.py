@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dspy_ledger.cli.status import count_of
+from dspy_ledger.cli.wording import counted
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
 
 __all__ = ["show"]
@@ -24,6 +25,8 @@ def show(status: dict[str, Any], console: Console) -> None:
     console.print(
         f"[bold]ledger[/bold] {status['ledger_id']}  at position [bold]{status['position']:,}[/bold]"
     )
+    if status["projector_running"]:
+        console.print("[bold]projector[/bold] runs")
     if status["broker"]["up"]:
         _show_broker(status["broker"], console, running=status["projector_running"])
     table = _table("projection", "position", "behind", "left out")
@@ -48,7 +51,7 @@ def _show_broker(broker: dict[str, Any], console: Console, *, running: bool) -> 
     console.print("[bold]broker[/bold] ", end="")
     _line(
         console,
-        f"{broker['url']} ({broker['version']}), {broker['stream_length']:,} entries,"
+        f"{broker['url']} ({broker['version']}), {_entries(broker['stream_length'])},"
         f" {broker['unread']:,} not read yet{idle}",
     )
     reading = broker.get("reading")
@@ -78,11 +81,13 @@ def _show_producers(producers: list[dict[str, Any]], console: Console) -> None:
         if producer["missing"]:
             _line(console, f"  missing as of its last report: {_spelled(producer['missing'])}")
     if len(shown) > _MOST_ROWS:
-        console.print(f"… and {len(shown) - _MOST_ROWS:,} more producers; --json has them all")
+        more = counted(len(shown) - _MOST_ROWS, "more producer")
+        console.print(f"… and {more}; --json has all")
     silent = len(producers) - len(shown)
     if silent:
         events = sum(producer["stored"] for producer in producers) - sum(p["stored"] for p in shown)
-        console.print(f"{silent:,} silent producers are complete: {events:,} events")
+        are = "is" if silent == 1 else "are"
+        console.print(f"{counted(silent, 'silent producer')} {are} complete: {counted(events, 'event')}")
 
 
 def _told(producer: dict[str, Any]) -> str:
@@ -97,6 +102,10 @@ def _told(producer: dict[str, Any]) -> str:
     told |= {what: count for what, count in rare.items() if count}
     numbers = ", ".join(f"{count:,} {what}" for what, count in told.items())
     return f"{numbers}; last seen {producer['last_seen'][:19]}Z"
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count:,} entries"
 
 
 def _line(console: Console, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from dspy_ledger.cli.progress import progress_bar
+from dspy_ledger.cli.wording import counted
 from dspy_ledger.projector.requests import Progress
 from dspy_ledger.projector.verify import verify
 from dspy_ledger.projector.verify_report import Report
@@ -42,10 +43,10 @@ def show(report: Report, console: Console) -> None:
         for line in part.differences:
             console.print(f"    {line}", markup=False)
         if part.count > len(part.differences):
-            console.print(f"    … and {part.count - len(part.differences):,} more differences")
+            console.print(f"    … and {counted(part.count - len(part.differences), 'more difference')}")
         for line in part.notes:
             console.print(f"    note: {line}", markup=False)
     if not report.clean:
         count = sum(part.count for part in report.parts.values())
-        found = "1 difference" if count == 1 else f"{count:,} differences"
+        found = counted(count, "difference")
         console.print(f"{found}; `dspy-ledger replay` mends views, a backup the event store itself")

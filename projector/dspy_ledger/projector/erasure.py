@@ -20,13 +20,12 @@ from dspy_ledger.store import MOST_ERASED, DeadLetter, EventStore, StoredEvent
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
 from dspy_ledger.wire import unpack
 
-__all__ = ["COUNTED", "Erasure", "Found", "Selection", "expired_before", "find"]
+__all__ = ["Erasure", "Found", "Selection", "Tally", "expired_before", "find"]
 
 _REGISTERED = EVENT_TYPES["ProgramRegistered"]
 _EXECUTED = EVENT_TYPES["ExecutionCompleted"]
 _EVALUATED = EVENT_TYPES["EvaluationSaved"]
-COUNTED = {_EXECUTED: "executions", _EVALUATED: "evaluations", _REGISTERED: "versions"}
-"""The types of events that have bodies, and what an answer calls them."""
+_COUNTED = {_EXECUTED: "executions", _EVALUATED: "evaluations", _REGISTERED: "versions"}
 
 _READ_AT_ONCE = 200
 _ERASED_AT_ONCE = 50_000  # half a second; each time, a file of lines that they lie in is written again
@@ -45,7 +44,7 @@ class Selection:
     what was recorded by then; alone it means executions and evaluations.
 
     Raises:
-        InvalidInput: nothing is given.
+        InvalidInput: nothing is given, or an empty id.
     """
 
     execution: str | None = None
@@ -56,6 +55,8 @@ class Selection:
     def __post_init__(self) -> None:
         if not self.given:
             raise InvalidInput("say what to erase: --execution, --user, --program or --older-than")
+        if empty := [name for name in self.given if not getattr(self, name)]:
+            raise InvalidInput(f"--{empty[0]} is empty; write an id, or leave the option out")
 
     @property
     def given(self) -> list[str]:
@@ -93,12 +94,30 @@ class Found:
     dead_letters: Sequence[int] = ()
 
 
+class Tally:
+    """Counts what was found as people do: every replica registers a program, and it is one version."""
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys((*_COUNTED.values(), "dead_letters"), 0)
+        self._contents: set[tuple[str, str]] = set()
+
+    def add(self, found: Found) -> None:
+        """Count a slice."""
+        for event in found.events:
+            if event.type == _REGISTERED:
+                self._contents.add((event.data["program_id"], event.data["content_hash"]))
+            else:
+                self.counts[_COUNTED[event.type]] += 1
+        self.counts[_COUNTED[_REGISTERED]] = len(self._contents)
+        self.counts["dead_letters"] += len(found.dead_letters)
+
+
 def find(store: EventStore, selection: Selection) -> Iterator[Found]:
     """Everything that has a body which is meant: events first, then dead letters, slice by slice."""
     before = selection.recorded_by
     end = store.last_position() if before is None else store.position_at(before)
     at = 0
-    while at < end and (batch := store.read(at, min(_READ_AT_ONCE, end - at), types=tuple(COUNTED))):
+    while at < end and (batch := store.read(at, min(_READ_AT_ONCE, end - at), types=tuple(_COUNTED))):
         at = min(batch[-1].position, end)
         yield Found(at, end, [e for e in batch if e.position <= end and _is_meant(e, selection, store)])
     last: int | None = None
@@ -185,19 +204,19 @@ class Erasure:
         """
         selection = Selection(**arguments)
         reason = "asked for: " + ", ".join(selection.given)  # no id: this stays in the ledger
-        counts = dict.fromkeys((*COUNTED.values(), "dead_letters"), 0)
+        tally = Tally()
         positions: list[int] = []
         size = 0
         for found in find(self._store, selection):
+            tally.add(found)
             for event in found.events:
-                counts[COUNTED[event.type]] += 1
                 positions.append(event.position)
                 size += event.size
             if len(positions) >= _ERASED_AT_ONCE or size >= MOST_ERASED:
                 self._erase(positions, reason)
                 positions, size = [], 0
             if found.dead_letters:
-                counts["dead_letters"] += self._store.drop_dead_letters(found.dead_letters)
+                self._store.drop_dead_letters(found.dead_letters)
                 self._unreclaimed = True
             yield Progress(found.at, found.end, "erasing")
         if positions:
@@ -210,7 +229,7 @@ class Erasure:
         while self._unreclaimed and self._clock() < deadline:
             self._unreclaimed = not self._store.reclaim()
             yield Progress(1, 1, "giving space back")
-        return {**counts, "reclaimed": not self._unreclaimed, "behind": behind}
+        return {**tally.counts, "reclaimed": not self._unreclaimed, "behind": behind}
 
     def __call__(self) -> bool:
         """A slice of what is due; whether it wants to be called again at once."""
