@@ -249,8 +249,8 @@ def test_an_age_is_in_hours_days_or_weeks(age: str, moment: str) -> None:
 def test_forgetting_a_program_says_what_goes_and_what_stays(tmp_path: Path) -> None:
     told = run("forget", "--program", "p", "--dry-run", env=made(tmp_path, 1), cwd=tmp_path)
     assert told.stdout == (
-        "to erase: inputs, outputs and nested calls of 1 execution, recorded state (demos, configuration) of 1"
-        " program version\n"
+        "to erase: inputs, outputs and nested calls of 1 execution,"
+        " recorded state (demos, configuration) of 1 program version\n"
         "what stays of programs, as facts: signatures (fields, instructions) and source code\n"
     )
 
