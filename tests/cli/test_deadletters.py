@@ -155,6 +155,7 @@ def test_the_command_lists_retries_and_drops(settings: Settings, tmp_path: Path)
     env = environment(tmp_path, REDIS_URL=settings.redis_url)
     listed = run("deadletters", "list", "--json", env=env, cwd=tmp_path)
     assert [one["id"] for one in json.loads(listed.stdout)["dead_letters"]] == [3, 2, 1]
+    assert run("deadletters", "list", "--before", "9" * 30, env=env, cwd=tmp_path).returncode == 2
     assert "1 stored" in run("deadletters", "retry", "1", env=env, cwd=tmp_path).stdout
     asked = run("deadletters", "drop", "--all", env=env, cwd=tmp_path)
     assert (asked.returncode, asked.stderr.count("\n")) == (2, 1)

@@ -247,7 +247,7 @@ _All = Annotated[bool, typer.Option("--all", help="All there are.")]
 def list_dead_letters(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most, the newest first.")] = 100,
-    before: Annotated[int | None, typer.Option(help="Only those with an id below.")] = None,
+    before: Annotated[int | None, typer.Option(max=2**63 - 1, help="Only those with an id below.")] = None,
 ) -> None:
     """Show what can't be folded: id, time, source, reason.
 
