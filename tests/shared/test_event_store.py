@@ -395,6 +395,13 @@ def test_a_readonly_store_that_is_not_there_says_what_to_do(tmp_path: Path) -> N
     assert not (tmp_path / "ledger.db").exists()
 
 
+def test_a_store_that_the_disk_keeps_from_being_opened_is_not_told_to_be_moved_away(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").mkdir()
+    with pytest.raises(StoreError, match="see to the disk of") as told:
+        SqliteEventStore(tmp_path / "ledger.db")
+    assert "move it away" not in str(told.value)
+
+
 def test_a_file_that_is_no_ledger_and_a_newer_one_are_refused_in_one_line_and_let_go(
     tmp_path: Path, open_below: Callable[[], list[str]]
 ) -> None:
