@@ -9,8 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["closed_on_error", "connect", "told_of_disk"]
+__all__ = ["closed_on_error", "connect", "is_of_disk", "told_of_disk"]
 
+_OF_DISK = (
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+)
 _LITTLE = 64 * 1024  # bytes: with less, SQLite can't make the files beside its own
 
 
@@ -33,6 +40,11 @@ def closed_on_error(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     except BaseException:
         db.close()
         raise
+
+
+def is_of_disk(error: BaseException) -> bool:
+    """Whether it was the disk or its rights that failed, and not what is in the file."""
+    return isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_DISK
 
 
 def told_of_disk(error: Exception, folder: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
@@ -15,9 +13,9 @@ import orjson
 import redis
 
 from dspy_ledger.cli.wording import counted
-from dspy_ledger.database import connect, told_of_disk
+from dspy_ledger.database import connect, is_of_disk, told_of_disk
 from dspy_ledger.errors import StoreError
-from dspy_ledger.files import LEASE
+from dspy_ledger.files import LEASE, is_locked
 from dspy_ledger.producers import told
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
@@ -28,7 +26,6 @@ __all__ = ["collect", "count_of"]
 
 _PATIENCE = 2.0  # seconds: an event that arrives right now is not a problem
 _MOST_COUNTED = 10_000
-_OF_THE_DISK = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 _NO_EVENTS = "entries of the stream that are no valid events"
 
 
@@ -42,7 +39,7 @@ def collect(settings: Settings) -> dict[str, Any]:
     problems: list[str] = []
     try:
         last = store.last_position()
-        running = _projector_runs(settings)
+        running = is_locked(settings.data_dir / LEASE)
         if not running:
             problems.append("no projector is running here; start `dspy-ledger projector`")
         broker = _broker(settings, store, problems)
@@ -198,7 +195,7 @@ def _positions_on_disk(settings: Settings) -> tuple[dict[str, int | None], list[
         except StoreError as error:
             unread.append(str(error))
         except (sqlite3.Error, UnicodeDecodeError, TypeError, ValueError) as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_DISK:
+            if is_of_disk(error):
                 unread.append(f"the view can't be read: {told_of_disk(error, settings.data_dir)}")
             else:
                 unread.append(f"the view is damaged ({error}); run `dspy-ledger replay sql`")
@@ -229,21 +226,6 @@ def _registry_position(settings: Settings, ledger_id: str, broker: dict[str, Any
         return 0
     of_ours = owner == ledger_id.encode() and position.isdigit()
     return int(position) if of_ours else None
-
-
-def _projector_runs(settings: Settings) -> bool:
-    """Whether a process holds the writer's lease."""
-    try:
-        descriptor = os.open(settings.data_dir / LEASE, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def count_of(ranges: Sequence[Sequence[int]]) -> int:

@@ -12,7 +12,7 @@ import orjson
 from uuid_utils import uuid7
 
 from dspy_ledger import wire
-from dspy_ledger.database import closed_on_error, told_of_disk
+from dspy_ledger.database import closed_on_error, is_of_disk, told_of_disk
 from dspy_ledger.errors import StoreError
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
@@ -50,13 +50,6 @@ _SELECT_LETTER = (
 )
 _ERASED = EVENT_TYPES["BodyErased"]
 _KNOWN_TYPES = {kind: kind for kind in EVENT_TYPES.values()}
-_OF_DISK = (
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_PERM,
-)
 _CHUNK = 500  # ids per IN (…): below every SQLite's limit of variables
 _ERASED_AT_ONCE = 1000  # event ids in one BodyErased
 
@@ -95,9 +88,8 @@ class SqliteEventStore:
                 row = self._db.execute("SELECT value FROM meta WHERE key = 'ledger_id'").fetchone()
                 self._ledger_id = str(row[0])
         except (sqlite3.Error, OSError) as error:
-            of_disk = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_DISK
             advice = f"{error}; restore a backup of it, or move it away"
-            told = told_of_disk(error, path.parent) if of_disk else advice
+            told = told_of_disk(error, path.parent) if is_of_disk(error) else advice
             raise StoreError(f"can't open the event store {path}: {told}") from None
         self._accounts: dict[str, Account] = {}
         self._data_version: int | None = None
