@@ -130,7 +130,8 @@ def test_up_says_at_once_which_folder_it_can_not_write(variable, valkey, tmp_pat
     ended = run("up", env=environment(tmp_path, **own), cwd=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr == (
-        f"error: can't write into {tmp_path / 'file'}; set DSPY_LEDGER_{variable} to a folder of yours\n"
+        f"error: can't write into {tmp_path / 'file'} (it is a file);"
+        f" set DSPY_LEDGER_{variable} to a folder of yours\n"
     )
 
 

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from dspy_ledger.producer.outbox import Outbox
 from dspy_ledger.producer.wal import Commands, Pieces, Record, WalFolder, scan
 from dspy_ledger.sequences import SequenceSet
+from dspy_ledger.timestamps import utc_now
+from dspy_ledger.wire import encode
 
 SOURCE = "/producers/host/a"
 COMMANDS = Commands("{x:0}:events")
@@ -38,7 +40,9 @@ def command(sequence: int, *, proposal: bool = False) -> bytes:
 
 
 def final(sequence: int) -> Record:
-    event = orjson.dumps({"source": SOURCE, "sequence": str(sequence), "what": "final"})
+    event = encode(
+        "ProgramRegistered", {"what": "final"}, event_id="r", source=SOURCE, sequence=sequence, time=utc_now()
+    )
     return Record(SOURCE, sequence, event, None, proposal=False)
 
 
@@ -181,6 +185,24 @@ def test_what_a_dead_process_left_is_read_by_the_next_finals_before_proposals(pa
     adopted.confirm(9)
     assert adopted.close()
     assert list(tmp_path.glob("*.wal")) == []
+
+
+def test_a_decided_registration_whose_proposal_is_gone_does_not_make_who_adopts_it_report_a_gap(
+    paths,
+) -> None:
+    outbox = box(paths, segment_bytes=600)
+    put(outbox, proposal=True)
+    put(outbox, 8, size=50)
+    outbox.decided(final(1))
+    put(outbox, 3, size=50)
+    send_all(outbox)
+    outbox.confirm(6)
+    outbox.abandon()
+    adopted = Outbox.adopted(sorted(paths(1).parent.glob("*.wal")), COMMANDS)
+    records = send_all(adopted)
+    assert sequences(records)[0] > 2  # the first files are gone, the registration's final event is not
+    assert 1 in sequences(records)
+    assert not [r for r in records if b"ProducerReported" in r.event]
 
 
 def test_a_torn_end_is_dropped_and_what_is_appended_then_is_whole(paths, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
     python tests/soak/kill_projector.py [--times 100] [--seed 1] [--only projector|valkey]
 
-Two replicas record executions and registrations without a rest and note each event's id once its record()
+Two replicas record executions and registrations (about 1,000 a second together, which the projector and a
+broker that is down half of the time keep up with) and note each event's id once its record()
 has returned. At random moments the projector (or the Valkey) is killed and started again. At the end every
 noted event must be in the store, once, every producer's account must be without a hole, and
 `dspy-ledger verify` must find each view as a replay makes it. Entries are trimmed a second after they were
@@ -34,6 +35,7 @@ from soak.kill_replicas import REPLICA, Outcome, account_for_the_last, compare
 
 REPLICAS = 2
 LONGEST = 0.8  # seconds between two kills
+REST = 0.12  # seconds that a replica's thread rests at most between two bursts
 VICTIMS = ("projector", "valkey")
 
 
@@ -86,7 +88,8 @@ def soak(
 def start_replica(notes: Path, settings: Settings, chance: random.Random) -> subprocess.Popen[bytes]:
     """A replica that has begun to record."""
     env = {**os.environ, **environment(settings)}
-    replica = subprocess.Popen([sys.executable, str(REPLICA), str(notes), str(chance.random())], env=env)
+    command = [sys.executable, str(REPLICA), str(notes), str(chance.random()), str(REST)]
+    replica = subprocess.Popen(command, env=env)
     while not notes.exists() and replica.poll() is None:
         time.sleep(0.002)
     return replica

@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from rich.console import Console
 from rich.progress import Progress
 
-from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.producer import Ledger
 from dspy_ledger.settings import Settings, load_settings
 from dspy_ledger.store import SqliteEventStore
@@ -118,16 +117,16 @@ def compare(settings: Settings, lives: list[tuple[str, list[str]]], outcome: Out
     outcome.dead_letters = store.dead_letter_count()
     ids: Counter[str] = Counter()
     by_source: Counter[str] = Counter()
-    missing_numbers: Counter[str] = Counter()
     for event in store.read_all():
         ids[event.event_id] += 1
         by_source[event.source] += 1
-        if event.type == EVENT_TYPES["ProducerReported"]:
-            ranges = [*event.data.get("dropped", []), *event.data.get("unconfirmed", [])]
-            missing_numbers[event.source] += sum(last - first + 1 for first, last in ranges)
     store.close()
+    written_off = {  # and did not arrive after all
+        source: sum(last - first + 1 for first, last in (*account.dropped, *account.unconfirmed))
+        for source, account in accounts.items()
+    }
     outcome.noted = sum(len(noted) for _, noted in lives)
-    outcome.stored, outcome.reported = ids.total(), missing_numbers.total()
+    outcome.stored, outcome.reported = ids.total(), sum(written_off.values())
     found = outcome.differences
     if outcome.dead_letters:
         found.append(f"{outcome.dead_letters} dead letters")
@@ -140,12 +139,12 @@ def compare(settings: Settings, lives: list[tuple[str, list[str]]], outcome: Out
         account = accounts[source]
         if account.ranges != ((1, account.mark),):
             found.append(f"{source}: its account has holes: {account.ranges}")
-        if by_source[source] + missing_numbers[source] != account.mark:
+        if by_source[source] + written_off[source] != account.mark:
             found.append(
                 f"{source}: recorded {account.mark}, but {by_source[source]} stored and"
-                f" {missing_numbers[source]} reported"
+                f" {written_off[source]} reported"
             )
-        if not len(noted) <= account.mark <= len(noted) + THREADS + missing_numbers[source]:
+        if not len(noted) <= account.mark <= len(noted) + THREADS + written_off[source]:
             found.append(f"{source}: recorded {account.mark}, but {len(noted)} noted by {THREADS} threads")
 
 

@@ -1,8 +1,10 @@
 """A busy replica, to be killed: threads that record, and note what was recorded once record() has returned.
 
-    python tests/soak/replica.py NOTES SEED      (settings from the environment)
+    python tests/soak/replica.py NOTES SEED [REST]      (settings from the environment)
 
-Each note is one line of a file, written after the return: what was written outlives kill -9.
+REST: the longest rest of a thread between two bursts, in seconds; with 0.03, the default, a replica records
+about as fast as it can. Each note is one line of a file, written after the return: what was written outlives
+kill -9.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def proposal(program: str, chance: random.Random) -> Proposal:
     return Proposal.make(data, b'{"state":{}}', requested=None, base_version=None, parent_content=None)
 
 
-def work(ledger: Ledger, notes: int, seed: str) -> None:
+def work(ledger: Ledger, notes: int, seed: str, rest: float) -> None:
     """Bursts and rests, so that the kill finds the sender waiting, sending and behind."""
     chance = random.Random(seed)
     while True:
@@ -57,15 +59,17 @@ def work(ledger: Ledger, notes: int, seed: str) -> None:
                 body = {"inputs": {"text": "x" * chance.randrange(2000)}}
                 event_id = ledger.record("ExecutionCompleted", execution(program, chance), body=body)
             os.write(notes, f"{event_id}\n".encode())
-        time.sleep(chance.uniform(0, 0.03))
+        time.sleep(chance.uniform(0, rest))
 
 
 def main() -> None:
     notes = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     ledger = Ledger.connect()
     os.write(notes, f"{ledger.source}\n".encode())
+    rest = float(sys.argv[3]) if len(sys.argv) > 3 else 0.03
     for number in range(THREADS):
-        threading.Thread(target=work, args=(ledger, notes, f"{sys.argv[2]}-{number}"), daemon=True).start()
+        given = (ledger, notes, f"{sys.argv[2]}-{number}", rest)
+        threading.Thread(target=work, args=given, daemon=True).start()
     signal.pause()
 
 

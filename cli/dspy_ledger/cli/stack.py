@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from errno import EACCES
 from pathlib import Path
 from time import monotonic, sleep
 from urllib.parse import urlsplit
@@ -46,9 +47,7 @@ def alone(data_dir: Path) -> Iterator[None]:
         make_folder(data_dir)
         descriptor = os.open(data_dir / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise StartupError(
-            f"can't write into {data_dir} ({error.strerror}); set DSPY_LEDGER_DATA_DIR to a folder of yours"
-        ) from None
+        raise _not_ours("DATA_DIR", data_dir, error) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,13 +103,17 @@ def _check_folders(settings: Settings) -> None:
     for name, folder in (("DATA_DIR", settings.data_dir), ("PROGRAMS_DIR", settings.programs_dir)):
         try:
             make_folder(folder)
-            writable = os.access(folder, os.W_OK)
-        except OSError:
-            writable = False
-        if not writable:
-            raise StartupError(f"can't write into {folder}; set DSPY_LEDGER_{name} to a folder of yours")
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(EACCES, os.strerror(EACCES))
+        except OSError as error:
+            raise _not_ours(name, folder, error) from None
     if settings.store_path.exists():
         SqliteEventStore(settings.store_path, readonly=True).close()
+
+
+def _not_ours(name: str, folder: Path, error: OSError) -> StartupError:
+    why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+    return StartupError(f"can't write into {folder} ({why}); set DSPY_LEDGER_{name} to a folder of yours")
 
 
 def wait_for_broker(url: str, timeout: float = _READY) -> None:

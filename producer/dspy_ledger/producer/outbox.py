@@ -15,6 +15,7 @@ from typing import Literal
 import orjson
 import uuid_utils
 
+from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.producer.wal import Commands, FileSegment, MemorySegment, Record, Segment, scan
 from dspy_ledger.sequences import SequenceSet
 from dspy_ledger.timestamps import utc_now
@@ -34,6 +35,10 @@ _MOST_RANGES = 10_000  # of one report
 _LAST = 9_999_999_999  # sequences are written with ten digits
 _LOCK = 2.0  # seconds: longer than any other thread takes to append
 _MOST_LATE = 1_000  # events kept for whoever is in the way
+_REGISTERED, _REPORTED = (
+    f'"type":"{EVENT_TYPES[kind]}"'.encode() for kind in ("ProgramRegistered", "ProducerReported")
+)
+_ATTRIBUTES = 500  # bytes: an event's type stands in the first of them
 _MOST_TAKEN = 1_000  # entries remembered to see whether the server still has them
 
 
@@ -153,20 +158,29 @@ class Outbox:
             OSError: a file can't be read.
         """
         outbox = cls("", commands, None)
-        accounted = SequenceSet()
+        accounted, finals = SequenceSet(), SequenceSet()
         proposed: set[int] = set()
         for path in paths:
-            outbox._adopt(FileSegment(path), accounted, proposed)
+            outbox._adopt(FileSegment(path), accounted, finals, proposed)
         outbox.encoder = Encoder(outbox.source)
         if outbox.last:
-            first = accounted.ranges[0][0]
+            first = accounted.ranges[0][0] if accounted.ranges else outbox.last
+            for number, last in finals.ranges:
+                accounted.add(number, last)
             for gap in accounted.missing(outbox.last):
                 if gap[0] >= first:
                     outbox._untold[0].add(*gap)
             outbox.report("start")
         return outbox
 
-    def _adopt(self, segment: FileSegment, accounted: SequenceSet, proposed: set[int]) -> None:
+    def _adopt(
+        self, segment: FileSegment, accounted: SequenceSet, finals: SequenceSet, proposed: set[int]
+    ) -> None:
+        """Take in one file.
+
+        ``finals``: numbers of decided registrations whose proposal stood in a segment that is removed; they
+        say nothing of where what is left begins.
+        """
         self._add(segment)
         self._file = segment
         self._bytes += segment.size
@@ -177,8 +191,9 @@ class Outbox:
                 _log.warning("skipping a damaged stretch in the write-ahead file %s", segment.path)
                 continue
             self.source = record.source
-            accounted.add(record.sequence)
-            if b"ProducerReported" in record.event[:200]:
+            is_final = not record.proposal and _REGISTERED in record.event[:_ATTRIBUTES]
+            (finals if is_final and record.sequence not in proposed else accounted).add(record.sequence)
+            if _REPORTED in record.event[:_ATTRIBUTES]:
                 for first, last in _reported(record.event):
                     accounted.add(first, last)
             if record.sequence in proposed and not record.proposal:
