@@ -3,10 +3,11 @@
     python tests/soak/kill_projector.py [--times 100] [--seed 1] [--only projector|valkey]
 
 Two replicas record executions and registrations, some 700 a second together (which a broker that is down or
-loading half of the time still passes on), and note each event's id once its record() has returned. At random moments the projector (or the Valkey) is killed and started again. At the end every
-noted event must be in the store, once, every producer's account must be without a hole, and
-`dspy-ledger verify` must find each view as a replay makes it. Entries are trimmed a second after they were
-stored, so that trimming is killed too. Exit code 1 when anything differs; the folder is then kept.
+loading half of the time still passes on), and note each event's id once its record() has returned. At random
+moments the projector (or the Valkey) is killed and started again. At the end every noted event must be in
+the store, once, every producer's account must be without a hole, and `dspy-ledger verify` must find each
+view as a replay makes it. Entries are trimmed a second after they were stored, so that trimming is killed
+too. Exit code 1 when anything differs; the folder is then kept.
 """
 
 from __future__ import annotations
