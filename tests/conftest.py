@@ -17,6 +17,22 @@ for name in [name for name in os.environ if name.startswith("DSPY_LEDGER_")]:
     del os.environ[name]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--browser", action="store_true", help="run the tests of the pages in Chromium, too")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Without ``--browser``, nothing of Playwright needs to be there."""
+    in_browser = collection_path == Path(__file__).parent / "browser"
+    return True if in_browser and not config.getoption("browser") else None
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Most tests wait for servers: two processes a core. What is named on the command line runs in one."""
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    return 2 * min(os.cpu_count() or 1, 4) if whole else 0
+
+
 @pytest.fixture(scope="session")
 def _shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     server = Valkey(tmp_path_factory.mktemp("valkey")).start()

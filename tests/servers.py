@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -43,10 +44,27 @@ def verify(settings: Settings) -> list[str]:
     return [] if done.returncode == 0 else [*done.stdout.splitlines(), *done.stderr.splitlines()]
 
 
+_reserved: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """A port of this process for as long as it lives, also while nothing listens on it.
+
+    It lies below those that the system gives to connections, and its reservation is a name that only one
+    process of the machine can have, so that suites which run beside each other never take it.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            reservation.bind(f"\0dspy-ledger-test-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            reservation.close()
+            continue
+        _reserved.append(reservation)
+        return port
 
 
 class Valkey:
