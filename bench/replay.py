@@ -31,8 +31,8 @@ from dspy_ledger import wire
 from dspy_ledger.projector.builds import BATCH, ReadingStore, build_directory, build_view
 from dspy_ledger.projector.catalog import Catalog
 from dspy_ledger.projector.claims import Claim
-from dspy_ledger.projector.requests import Progress
 from dspy_ledger.projector.rows import fold
+from dspy_ledger.requests import Progress
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.views import create_view
 

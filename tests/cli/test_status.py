@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dspy_ledger.cli.status import collect, count_of
 from dspy_ledger.cli.status_text import show
-from dspy_ledger.projector.requests import Desk
+from dspy_ledger.requests import Desk
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore, StreamCheckpoint
 from dspy_ledger.streams import Reading

@@ -20,8 +20,9 @@ from dspy_ledger.projector import Directory, Registry, SqlViews, catch_up, decod
 from dspy_ledger.projector.erasure import Erasure, Selection, expired_before, find
 from dspy_ledger.projector.lines import change_lines
 from dspy_ledger.projector.projection import SLICE
-from dspy_ledger.projector.requests import Clerk, Desk, Work
+from dspy_ledger.projector.requests import Clerk, Work
 from dspy_ledger.registry_format import decode_content
+from dspy_ledger.requests import Desk
 from dspy_ledger.store import SqliteEventStore, StoredEvent, StreamCheckpoint, sqlite
 from dspy_ledger.timestamps import to_datetime
 from dspy_ledger.wire import decode

@@ -28,8 +28,8 @@ from dspy_ledger.projector.claims import Claim, claimed
 from dspy_ledger.projector.office import Office, open_office
 from dspy_ledger.projector.projection import advance
 from dspy_ledger.projector.replay import replay
-from dspy_ledger.projector.requests import Progress
 from dspy_ledger.projector.verify import verify
+from dspy_ledger.requests import Progress
 from dspy_ledger.settings import Settings, load_settings
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.views import ViewReader, current_view

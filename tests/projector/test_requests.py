@@ -15,7 +15,8 @@ from dspy_ledger.errors import RequestFailed, StoreError
 from dspy_ledger.projector import asking
 from dspy_ledger.projector.asking import carried_out
 from dspy_ledger.projector.lease import WriterLease
-from dspy_ledger.projector.requests import REQUESTS, Clerk, Desk, Progress, Work
+from dspy_ledger.projector.requests import Clerk, Work
+from dspy_ledger.requests import REQUESTS, Desk, Progress
 from dspy_ledger.settings import Settings
 from projector.ledgers import execution, kept, ledger
 

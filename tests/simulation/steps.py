@@ -9,7 +9,7 @@ from random import Random
 
 from dspy_ledger.files import sync_folder
 from dspy_ledger.projector.replay import PROJECTIONS, replay
-from dspy_ledger.projector.requests import Desk
+from dspy_ledger.requests import Desk
 from simulation.producers import Producer
 from simulation.world import KEYS, World
 

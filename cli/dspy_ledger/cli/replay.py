@@ -10,7 +10,7 @@ from rich.console import Console
 from dspy_ledger.cli.progress import progress_bar
 from dspy_ledger.cli.wording import counted
 from dspy_ledger.projector.replay import PROJECTIONS, replay
-from dspy_ledger.projector.requests import Progress
+from dspy_ledger.requests import Progress
 from dspy_ledger.settings import Settings
 
 __all__ = ["run_replay"]

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from dspy_ledger.cli.progress import progress_bar
 from dspy_ledger.cli.wording import counted
-from dspy_ledger.projector.requests import Progress
 from dspy_ledger.projector.verify import verify
 from dspy_ledger.projector.verify_report import Report
+from dspy_ledger.requests import Progress
 from dspy_ledger.settings import Settings
 
 __all__ = ["as_json", "run_verify", "show"]

@@ -14,7 +14,8 @@ from dspy_ledger.projector.directory import Directory
 from dspy_ledger.projector.office import Office
 from dspy_ledger.projector.projection import BATCH, advance, catch_up
 from dspy_ledger.projector.reconcile import reconcile
-from dspy_ledger.projector.requests import Action, Progress, Work
+from dspy_ledger.projector.requests import Action, Work
+from dspy_ledger.requests import Progress
 
 __all__ = ["replay_actions"]
 

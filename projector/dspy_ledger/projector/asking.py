@@ -11,7 +11,8 @@ from dspy_ledger.errors import RequestFailed, StartupError
 from dspy_ledger.projector.actions import all_actions
 from dspy_ledger.projector.lease import WriterLease
 from dspy_ledger.projector.office import open_office
-from dspy_ledger.projector.requests import Clerk, Desk, Progress
+from dspy_ledger.projector.requests import Clerk
+from dspy_ledger.requests import Desk, Progress
 from dspy_ledger.settings import Settings
 
 __all__ = ["carried_out", "wait_for_others"]

@@ -14,8 +14,8 @@ from dspy_ledger.errors import StoreError
 from dspy_ledger.projector.claims import Claim, drop_abandoned
 from dspy_ledger.projector.directory import Directory
 from dspy_ledger.projector.projection import Projection, catch_up
-from dspy_ledger.projector.requests import Progress
 from dspy_ledger.projector.view import StaleView, View, remove_view, sync_view
+from dspy_ledger.requests import Progress
 from dspy_ledger.store import EventStore, Parked, SqliteEventStore
 from dspy_ledger.views import current_view, next_view
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from dspy_ledger.errors import InvalidEvent
 from dspy_ledger.projector.office import Office
-from dspy_ledger.projector.requests import Action, Progress, Work
+from dspy_ledger.projector.requests import Action, Work
+from dspy_ledger.requests import Progress
 from dspy_ledger.store import DeadLetter, EventStore
 from dspy_ledger.wire import Entry, decode, unpack
 

@@ -15,7 +15,8 @@ from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
 from dspy_ledger.projector.patience import is_disk_full
 from dspy_ledger.projector.projection import Projection, advance
-from dspy_ledger.projector.requests import Progress, Work
+from dspy_ledger.projector.requests import Work
+from dspy_ledger.requests import Progress
 from dspy_ledger.store import MOST_ERASED, DeadLetter, EventStore, StoredEvent
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
 from dspy_ledger.wire import unpack

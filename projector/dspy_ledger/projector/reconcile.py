@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dspy_ledger.files import make_folder, sync_folder, write_together
-from dspy_ledger.projector.requests import Progress
+from dspy_ledger.requests import Progress
 
 __all__ = ["Reconciled", "files_below", "reconcile"]
 

@@ -16,11 +16,11 @@ from dspy_ledger.projector.builds import BATCH, ReadingStore, Tell, disk_told
 from dspy_ledger.projector.claims import Claim
 from dspy_ledger.projector.parking import blanked, fold_or_fail
 from dspy_ledger.projector.projection import Projection
-from dspy_ledger.projector.requests import Progress
 from dspy_ledger.projector.verify_files import FilesCheck
 from dspy_ledger.projector.verify_registry import check_registry
 from dspy_ledger.projector.verify_report import Part, Report
 from dspy_ledger.projector.verify_rows import RowsCheck
+from dspy_ledger.requests import Progress
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import StoredEvent
 

@@ -26,10 +26,11 @@ from dspy_ledger.projector.live import Live
 from dspy_ledger.projector.office import open_office
 from dspy_ledger.projector.patience import Halted, Patience
 from dspy_ledger.projector.portion import in_pieces
-from dspy_ledger.projector.requests import Clerk, Desk
+from dspy_ledger.projector.requests import Clerk
 from dspy_ledger.projector.stream import OnBatch, subscribe
 from dspy_ledger.projector.trimming import Trimming
 from dspy_ledger.projector.watch import Watch
+from dspy_ledger.requests import Desk
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 
