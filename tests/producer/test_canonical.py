@@ -42,7 +42,8 @@ from dspy_ledger.identity import content_hash
 from dspy_ledger.producer import Predictor
 from dspy_ledger.producer.canonical import canonicalize, fingerprint
 from dspy_ledger.producer.state import explain_difference, load_checked, load_state
-from dspy_ledger.producer.typeform import type_form, type_text
+from dspy_ledger.producer.typeform import type_form
+from dspy_ledger.type_text import type_text
 from producer import programs
 
 HERE = Path(__file__).parent

@@ -24,8 +24,8 @@ from dspy_ledger.producer.structure import (
     settings_of,
     walk,
 )
-from dspy_ledger.producer.typeform import type_text
 from dspy_ledger.producer.valueform import plain
+from dspy_ledger.type_text import type_text
 
 __all__ = ["Canonical", "canonicalize", "fingerprint"]
 

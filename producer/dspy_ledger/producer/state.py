@@ -21,8 +21,8 @@ from dspy_ledger.producer.programform import (
     state_form,
 )
 from dspy_ledger.producer.structure import as_program, dspy_module, walk
-from dspy_ledger.producer.typeform import type_text
 from dspy_ledger.producer.valueform import holds_image, plain, restore
+from dspy_ledger.type_text import type_text
 
 __all__ = ["explain_difference", "load_checked", "load_state"]
 

@@ -23,7 +23,7 @@ from pydantic_core import PydanticUndefined
 from dspy_ledger.identity import canonical_json
 from dspy_ledger.producer.valueform import docstring, plain
 
-__all__ = ["metadata_form", "of_dspy", "of_python", "type_form", "type_text"]
+__all__ = ["metadata_form", "of_dspy", "of_python", "type_form"]
 
 _Stack = tuple[Any, ...]
 _REMOVED: Final = frozenset(
@@ -75,26 +75,6 @@ def type_form(annotation: Any) -> Any:
 def metadata_form(metadata: Iterable[Any]) -> list[Any]:
     """Constraints as pydantic keeps them beside a type: ``[[name, {argument: value}], …]``."""
     return [form for item in metadata if (form := _constraint(item, ())) is not None]
-
-
-def type_text(form: Any) -> str:
-    """A type form as one would write it in Python, for people to read: ``list[str]``, ``Review | None``."""
-    if not isinstance(form, dict):
-        return str(form)
-    kind = form["kind"]
-    if kind == "union":
-        return " | ".join(type_text(item) for item in form["of"])
-    if kind == "literal":
-        return f"Literal[{', '.join(repr(value) for value in form['values'])}]"
-    if kind == "annotated":
-        return type_text(form["type"])
-    if kind == "callable":
-        args = form["args"]
-        inner = "..." if args == "..." else f"[{', '.join(type_text(item) for item in args)}]"
-        return f"Callable[{inner}, {type_text(form['returns'])}]"
-    if kind == "generic":
-        return f"{type_text(form['origin'])}[{', '.join(type_text(item) for item in form['args'])}]"
-    return "..." if kind == "cycle" else str(form["name"])
 
 
 def _form(annotation: Any, stack: _Stack) -> Any:  # noqa: C901 - a branch for each kind
