@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from dspy_ledger.settings import Settings, load_settings
@@ -15,6 +16,9 @@ from servers import Valkey
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 for name in [name for name in os.environ if name.startswith("DSPY_LEDGER_")]:
     del os.environ[name]
+
+
+hypothesis.settings.register_profile("long", max_examples=4000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -131,6 +131,10 @@ class Api:
     def send(self, method: str, path: str, params: dict[str, Any] | None = None) -> httpx.Response:
         return self._loop.run_until_complete(self._client.request(method, path, params=params))
 
+    def request(self, **asked: Any) -> httpx.Response:
+        """An answer to what HTTPX takes."""
+        return self._loop.run_until_complete(self._client.request(**asked))
+
     def items(self, path: str, **params: Any) -> list[dict[str, Any]]:
         """One page's items."""
         answer = self.get(path, **params)
