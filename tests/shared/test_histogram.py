@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_ledger.errors import StoreError
-from dspy_ledger.histogram import HIGHEST, RELATIVE_ERROR, bucket_of, counted, decode, encode, merge, quantile
+from dspy_ledger.histogram import (
+    HIGHEST,
+    RELATIVE_ERROR,
+    as_number,
+    bucket_of,
+    counted,
+    decode,
+    encode,
+    merge,
+    quantile,
+    quantiles,
+)
 
 NUMBERS = st.integers(0, 200) | st.integers(0, HIGHEST) | st.integers(0, 48).map(lambda bits: 2**bits - 1)
 
@@ -56,8 +67,23 @@ def test_counts_of_any_size_come_back_as_they_were(counts: dict[int, int]) -> No
     assert decode(encode(counts)) == counts
 
 
+COUNTS = st.dictionaries(st.integers(0, bucket_of(HIGHEST)), st.integers(1, 2**40), max_size=20)
+
+
+@given(st.lists(COUNTS, max_size=4), st.lists(st.floats(0, 1), max_size=3))
+def test_a_sum_of_histograms_as_numbers_tells_the_quantiles_of_all_merged(
+    parts: list[dict[int, int]], shares: list[float]
+) -> None:
+    merged = b""
+    for part in parts:
+        merged = merge(merged, encode(part))
+    told = quantiles(sum(as_number(encode(part)) for part in parts), shares)
+    assert told == [quantile(decode(merged), share) for share in shares]
+
+
 def test_without_numbers_there_is_no_quantile() -> None:
     assert quantile({}, 0.5) is None
+    assert quantiles(as_number(encode({})), [0.5, 0.9]) == [None, None]
     assert decode(encode({})) == {}
 
 
@@ -68,5 +94,6 @@ def test_an_hour_of_usual_latencies_takes_a_few_hundred_bytes() -> None:
 
 @pytest.mark.parametrize("spoiled", [b"\x01\x00\x00", b"\x03\x00\x00abc", b"\x02\x00\x00abc", b"\x01"])
 def test_bytes_that_are_no_histogram_are_refused(spoiled: bytes) -> None:
-    with pytest.raises(StoreError, match="replay"):
-        decode(spoiled)
+    for read in (decode, as_number):
+        with pytest.raises(StoreError, match="replay"):
+            read(spoiled)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args
 
 from fastapi import Request
 from pydantic import (
@@ -27,15 +27,19 @@ from dspy_ledger.errors import InvalidInput
 from dspy_ledger.timestamps import canonical_time
 
 __all__ = [
+    "BUCKETS",
     "BadParameters",
     "DeadLetterQuery",
+    "DiffQuery",
     "EvaluationQuery",
     "ExecutionQuery",
+    "MatrixQuery",
     "ModelQuery",
     "PageQuery",
     "PastQuery",
     "ProducerQuery",
     "ProgramQuery",
+    "StatsQuery",
     "VersionQuery",
     "described",
     "moment",
@@ -102,6 +106,10 @@ Given = Annotated[str, Field(min_length=1)]
 Moment = Annotated[str, BeforeValidator(moment)]
 AsOf = Annotated[int | str, BeforeValidator(_position_or_moment), WithJsonSchema({"type": "string"})]
 Label = Annotated[Given, AfterValidator(_with_plus)]
+Bucket = Literal["hour", "day", "week", "month"]
+
+BUCKETS: Final[tuple[str, ...]] = get_args(Bucket)
+"""What statistics may be told by, from narrow to wide; in UTC, weeks from Monday."""
 
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -212,6 +220,44 @@ class EvaluationQuery(PageQuery, PastQuery):
     model_id: Given | None = None
 
 
+class MatrixQuery(PastQuery):
+    """What a program's matrix is about."""
+
+    metric: Given | None = Field(
+        None, description="A metric of the results; the one that most evaluations tell when left out."
+    )
+
+
+class DiffQuery(PastQuery):
+    """The two versions of a program that are compared."""
+
+    before: Label = Field(alias="from", description="Version label, e.g. 1.0.0.")
+    after: Label = Field(alias="to", description="Version label, e.g. 1.1.0.")
+
+
+class StatsQuery(BaseModel):
+    """What statistics are about: roll-ups by the hour, which have no past."""
+
+    model_config = _CONFIG
+
+    program_id: Given | None = None
+    version: Label | None = Field(
+        None, description="Version label, e.g. 1.0.0; of any program unless program_id is given."
+    )
+    model_id: Given | None = None
+    environment: Given | None = None
+    since: Moment | None = Field(
+        None, description="From the bucket in which this time lies (RFC 3339, or a date)."
+    )
+    until: Moment | None = Field(
+        None, description="To the end of the bucket in which this time lies (RFC 3339, or a date)."
+    )
+    bucket: Bucket | None = Field(None, description="Tell the totals of each hour, day, week or month too.")
+    group_by: Literal["program", "version", "model", "environment"] | None = Field(
+        None, description="Tell the totals of each program, version, model or environment too."
+    )
+
+
 Q = TypeVar("Q", bound=BaseModel)
 
 
@@ -236,17 +282,19 @@ def read_query(request: Request, model: type[Q]) -> Q:
         return model.model_validate(given)
     except ValidationError as error:
         told = error.errors(include_url=False, include_context=False, include_input=False)
-        raise BadParameters([_told(one, sorted(model.model_fields)) for one in told]) from None
+        known = sorted(field.alias or name for name, field in model.model_fields.items())
+        raise BadParameters([_told(one, known) for one in told]) from None
 
 
 def described(model: type[BaseModel]) -> dict[str, Any]:
     """The parameters of a question for its OpenAPI entry."""
     parameters = []
-    for name, told in model.model_json_schema()["properties"].items():
+    document = model.model_json_schema()
+    for name, told in document["properties"].items():
         # null is how the model says "not given"; on the wire there is no such value.
         kinds = [kind for kind in told.pop("anyOf", []) if kind != {"type": "null"}]
         schema = {**told, **(kinds[0] if kinds else {})}
-        parameter = {"name": name, "in": "query", "required": False}
+        parameter = {"name": name, "in": "query", "required": name in document.get("required", ())}
         if "description" in schema:
             parameter["description"] = schema.pop("description")
         if schema.get("default", ()) is None:
@@ -259,10 +307,14 @@ def _told(error: ErrorDetails, known: list[str]) -> dict[str, str]:
     """One pydantic error in the words of this API."""
     name = str(error["loc"][0])
     match error["type"]:
+        case "extra_forbidden" if name == "as_of":
+            return _error(name, "what this path tells is of now only, it has no past; leave it out")
         case "extra_forbidden":
             close = get_close_matches(name, known, 1)
             advice = f"did you mean {close[0]}?" if close else f"this path knows {', '.join(known)}"
             return _error(name, f"unknown parameter; {advice}")
+        case "missing":
+            return _error(name, "is needed; give one")
         case "string_too_short":
             return _error(name, "is empty; give a value or leave it out")
         case _:

@@ -12,12 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 __all__ = [
     "DeadLetter",
     "DeadLetterPage",
+    "Differences",
     "Evaluation",
     "EvaluationPage",
+    "Event",
+    "EventPage",
     "Execution",
     "ExecutionDetail",
     "ExecutionPage",
     "Live",
+    "Matrix",
     "Model",
     "ModelPage",
     "ProblemDetails",
@@ -28,6 +32,7 @@ __all__ = [
     "ProgramPage",
     "ProgramTree",
     "Ready",
+    "Stats",
     "Version",
     "VersionDetail",
     "VersionPage",
@@ -267,6 +272,158 @@ class ExecutionDetail(Execution):
     feedback: list[Evaluation]
 
 
+class Measured(_Shape):
+    """One metric's value in one evaluation."""
+
+    value: float
+    evaluation_id: str
+    position: int
+    created_at: str
+
+
+class Cell(_Shape):
+    """One version on one model: how many evaluations tell the metric, and what executions took."""
+
+    version: str | None = Field(description="Null for contents that are not registered.")
+    model_id: str | None = Field(description="Null where no model was named.")
+    evaluations: int
+    latest: Measured | None
+    best: Measured | None = Field(description="The highest value, the latest of them.")
+    totals: Totals | None = Field(description="Of now only: null when asked as_of, or nothing was executed.")
+
+
+class Metric(_Shape):
+    """A number that evaluations tell, and how many do; what is nested has a dotted name."""
+
+    name: str
+    evaluations: int
+
+
+class Matrix(_Shape):
+    """A metric by version, in order of registration, and model, by id; without cells that hold nothing."""
+
+    program_id: str
+    metric: str | None = Field(description="Null when no evaluation tells a number.")
+    metrics: list[Metric]
+    versions: list[str | None]
+    models: list[str | None]
+    cells: list[Cell]
+
+
+class Difference(_Shape):
+    """One member that differs; ``from`` is null when it was added, ``to`` when it was removed."""
+
+    name: str
+    change: Literal["added", "removed", "changed"]
+    before: JsonValue = Field(alias="from")
+    after: JsonValue = Field(alias="to")
+
+
+class Line(_Shape):
+    """One line of a text, or of two."""
+
+    tag: Literal["equal", "removed", "added"]
+    text: str
+
+
+class LineDifferences(_Shape):
+    """Two texts as one list of lines."""
+
+    changed: bool
+    lines: list[Line]
+
+
+class DemoDifferences(_Shape):
+    """How many demos there were and are, and those that came and went; a changed one does both."""
+
+    before: int = Field(alias="from")
+    after: int = Field(alias="to")
+    kept: int
+    reordered: bool
+    removed: list[JsonValue]
+    added: list[JsonValue]
+
+
+class InterfaceDifferences(_Shape):
+    """What callers notice."""
+
+    change: Literal["major", "minor", "patch", "none"]
+    inputs: list[Difference]
+    outputs: list[Difference]
+
+
+class PredictorDifferences(_Shape):
+    """One predictor; ``config``, ``demos`` and ``settings`` are null where a state is missing."""
+
+    path: str
+    change: Literal["added", "removed", "changed", "none"]
+    instructions: LineDifferences | None
+    inputs: list[Difference]
+    outputs: list[Difference]
+    config: list[Difference] | None
+    demos: DemoDifferences | None
+    settings: list[Difference] | None
+
+
+class ComparedVersion(_Shape):
+    """One of two versions; without a state where it was not captured, or has been erased."""
+
+    version: str
+    content_hash: str
+    position: int
+    created_at: str
+    has_state: bool
+
+
+class Differences(_Shape):
+    """What changes from one version to another, and what the version rule makes of it."""
+
+    program_id: str
+    before: ComparedVersion = Field(alias="from")
+    after: ComparedVersion = Field(alias="to")
+    verdict: Literal["major", "minor", "patch", "none"]
+    interface: InterfaceDifferences | None
+    predictors: list[PredictorDifferences]
+    modules: list[Difference] | None
+    source_code: LineDifferences | None
+    facts: list[Difference]
+
+
+class Numbers(Totals):
+    """Totals with latencies' quantiles, within 1.6 %; null where there were no executions."""
+
+    p50_latency_ms: float | None
+    p95_latency_ms: float | None
+    p99_latency_ms: float | None
+    error_rate: float | None
+
+
+class Bucket(Numbers):
+    """An hour, day, week or month, without executions too."""
+
+    start: str
+
+
+class StatsGroup(_Shape):
+    """One program, version, model or environment; null where executions named none."""
+
+    group: dict[str, str | None]
+    totals: Numbers
+    buckets: list[Bucket]
+
+
+class Stats(_Shape):
+    """Executions from ``since`` to ``until``, which lie at bounds of buckets; null without executions."""
+
+    since: str | None
+    until: str | None
+    bucket: Literal["hour", "day", "week", "month"] | None
+    group_by: Literal["program", "version", "model", "environment"] | None
+    totals: Numbers
+    buckets: list[Bucket] = Field(description="Without gaps; empty unless bucket was given.")
+    groups: list[StatsGroup] = Field(description="Empty unless group_by was given.")
+
+
 class Model(_Shape):
     """A model of the models file (``configured``), or one that executions named."""
 
@@ -308,6 +465,23 @@ class ProducerPage(_Page):
     """Producers by source."""
 
     items: list[Producer]
+
+
+class Event(_Shape):
+    """One event of the ledger; ``body`` is there when it was asked for, null when there is none any more."""
+
+    position: int
+    recorded_at: str
+    program_version: str | None = Field(description="The label of its program_id and content_hash.")
+    event: Json = Field(description="The CloudEvent, as it came.")
+    body: JsonValue = None
+
+
+class EventPage(_Page):
+    """Events in order of position; it may hold fewer than asked for and not be the last."""
+
+    items: list[Event]
+    last_position: int = Field(description="Everything up to here was gone through; give it as after later.")
 
 
 class DeadLetter(_Shape):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dspy_ledger.api.queries.paging import Item, items_of
 from dspy_ledger.api.reading import Question
 
-__all__ = ["program_totals", "version_totals"]
+__all__ = ["matrix_totals", "program_totals", "version_totals"]
 
 # total() and not sum(), which ends in an error beyond 64 bits.
 _SUMS = """
@@ -39,3 +39,21 @@ def version_totals(question: Question, program_id: str, content_hash: str) -> li
         (program_id, content_hash),
     )
     return items_of(rows)
+
+
+def matrix_totals(question: Question, program_id: str) -> dict[tuple[str | None, str | None], Item] | None:
+    """The executions of a program by version and model; null when asked of the past.
+
+    Executions of contents that are not registered are under the version null, those that named no model
+    under the model null.
+    """
+    if question.as_of is not None:
+        return None
+    rows = question.db.execute(
+        f"SELECT v.version, nullif(model_id, '') AS model_id, {_SUMS} FROM totals t"  # noqa: S608
+        " LEFT JOIN versions v ON v.program_id = t.program_id AND v.content_hash = t.content_hash"
+        " WHERE t.program_id = ? GROUP BY v.version, t.model_id",
+        (program_id,),
+    )
+    items = items_of(rows)
+    return {(item.pop("version"), item.pop("model_id")): item for item in items}

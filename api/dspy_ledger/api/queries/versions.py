@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from dspy_ledger.api.parameters import VersionQuery
 from dspy_ledger.api.queries.paging import Item, items_of, page
 from dspy_ledger.api.queries.programs import require_program
@@ -12,7 +14,7 @@ from dspy_ledger.api.queries.totals import version_totals
 from dspy_ledger.api.reading import Question
 from dspy_ledger.errors import UnknownVersion
 
-__all__ = ["one_version", "page_of_versions", "tree_programs", "tree_versions"]
+__all__ = ["one_version", "page_of_versions", "recorded_version", "tree_programs", "tree_versions"]
 
 _LIGHT = (
     "v.program_id AS id, v.version, v.content_hash, v.name, w.description, w.tags, v.kind, v.parent_id,"
@@ -21,6 +23,7 @@ _LIGHT = (
 )
 _FULL = f"{_LIGHT}, v.proposed, v.signature, v.interface, v.source_code"
 _WORDED = "versions v JOIN wordings w ON w.program_id = v.program_id AND w.content_hash = v.content_hash"
+_JSON = ("tags", "optimizer", "signature", "interface")
 _CHUNK = 500  # ids per IN (…): below every SQLite's limit of variables
 
 
@@ -48,11 +51,30 @@ def one_version(question: Question, program_id: str, version: str) -> Item:
         UnknownProgram: it is not registered.
         UnknownVersion: it has no such version.
     """
+    item = _found(question, program_id, version)
+    for name in _JSON:
+        if item[name] is not None:
+            item[name] = orjson.Fragment(item[name])
+    return {**item, "totals": version_totals(question, program_id, item["content_hash"])}
+
+
+def recorded_version(question: Question, program_id: str, version: str) -> Item:
+    """What was recorded of one version, its JSON decoded; without totals.
+
+    Raises:
+        UnknownProgram: it is not registered.
+        UnknownVersion: it has no such version.
+    """
+    item = _found(question, program_id, version)
+    return {**item, **{name: orjson.loads(item[name]) for name in _JSON if item[name] is not None}}
+
+
+def _found(question: Question, program_id: str, version: str) -> Item:
     rows = question.db.execute(
         f"SELECT {_FULL} FROM {_WORDED} WHERE v.program_id = ? AND v.version = ? AND {question.valid('w')}",  # noqa: S608
         (program_id, version),
     )
-    items = items_of(rows, json=("tags", "optimizer", "signature", "interface"))
+    items = items_of(rows)
     if not items:
         require_program(question, program_id)
         labels = question.db.execute(
@@ -60,8 +82,7 @@ def one_version(question: Question, program_id: str, version: str) -> Item:
             (program_id,),
         )
         raise UnknownVersion(program_id, version, [label for (label,) in labels])
-    (item,) = items
-    return {**item, "totals": version_totals(question, program_id, item["content_hash"])}
+    return items[0]
 
 
 def tree_programs(question: Question) -> list[Item]:

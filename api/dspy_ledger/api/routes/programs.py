@@ -6,8 +6,11 @@ import orjson
 from fastapi import APIRouter, Request
 
 from dspy_ledger.api import schemas
+from dspy_ledger.api.differences import differences
 from dspy_ledger.api.parameters import (
+    DiffQuery,
     EvaluationQuery,
+    MatrixQuery,
     ModelQuery,
     PastQuery,
     ProgramQuery,
@@ -16,9 +19,16 @@ from dspy_ledger.api.parameters import (
     read_query,
 )
 from dspy_ledger.api.queries.evaluations import page_of_evaluations
+from dspy_ledger.api.queries.matrix import matrix
 from dspy_ledger.api.queries.models import page_of_models
 from dspy_ledger.api.queries.programs import one_program, page_of_programs, require_program
-from dspy_ledger.api.queries.versions import one_version, page_of_versions, tree_programs, tree_versions
+from dspy_ledger.api.queries.versions import (
+    one_version,
+    page_of_versions,
+    recorded_version,
+    tree_programs,
+    tree_versions,
+)
 from dspy_ledger.api.reading import ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.routes.documented import answers
@@ -124,3 +134,37 @@ async def get_program_tree(request: Request, program_id: str) -> JSONResponse:
         programs = tree_programs(question)
         versions = tree_versions(question, programs_below(program_id, programs))
         return question.answer(program_tree(program_id, programs, versions))
+
+
+@router.get(
+    "/{program_id}/matrix",
+    summary="What a program's evaluations found, by version and model",
+    responses=answers(schemas.Matrix, 400, 404, 503),
+    openapi_extra=described(MatrixQuery),
+)
+async def get_matrix(request: Request, program_id: str) -> JSONResponse:
+    """The latest and the best value of one metric in each cell, with the totals of its executions."""
+    query = read_query(request, MatrixQuery)
+    with ask(request, query) as question:
+        return question.answer(matrix(question, program_id, query.metric))
+
+
+@router.get(
+    "/{program_id}/diff",
+    summary="What differs between two versions of a program",
+    responses=answers(schemas.Differences, 400, 404, 503),
+    openapi_extra=described(DiffQuery),
+)
+async def diff_versions(request: Request, program_id: str) -> JSONResponse:
+    """Interface, instructions, demos, settings and source code, and what the version rule makes of it."""
+    query = read_query(request, DiffQuery)
+    with ask(request, query) as question:
+        sources = sources_of(request)
+        sides = []
+        for label in (query.before, query.after):
+            version = recorded_version(question, program_id, label)
+            event = sources.event_at(
+                version["position"], program_id=program_id, content_hash=version["content_hash"]
+            )
+            sides.append({**version, "state": event.body_json()})
+        return question.answer(differences(*sides))

@@ -1,0 +1,29 @@
+"""``/v1/stats``: executions over time, from the roll-ups by the hour."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from dspy_ledger.api import schemas
+from dspy_ledger.api.parameters import StatsQuery, described, read_query
+from dspy_ledger.api.queries.stats import stats
+from dspy_ledger.api.reading import ask
+from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.documented import answers
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/stats", tags=["stats"])
+
+
+@router.get(
+    "",
+    summary="Executions over time: counts, errors, tokens, cost and latency",
+    responses=answers(schemas.Stats, 400, 503),
+    openapi_extra=described(StatsQuery),
+)
+async def get_stats(request: Request) -> JSONResponse:
+    """Of now, in whole hours: since goes back to where its bucket begins, until forward to where it ends."""
+    query = read_query(request, StatsQuery)
+    with ask(request) as question:
+        return question.answer(stats(question, query))
