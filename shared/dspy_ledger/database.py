@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["closed_on_error", "connect", "is_of_disk", "told_of_disk"]
+__all__ = ["BETWEEN_LOOKS", "closed_on_error", "connect", "is_of_disk", "told_of_disk"]
+
+BETWEEN_LOOKS = 50_000
+"""Steps of SQLite's machine between two looks at the clock: a millisecond or so. Most take fewer."""
 
 _OF_DISK = (
     sqlite3.SQLITE_IOERR,

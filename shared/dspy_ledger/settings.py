@@ -73,6 +73,21 @@ class Settings(BaseSettings):
     models_file: Path = Field(Path("models.yaml"), description="the models that programs may run on")
     api_host: str = Field("127.0.0.1", description="address the API listens on")
     api_port: int = Field(8321, ge=0, le=65535, description="port the API listens on; 0 takes a free one")
+    api_hosts: Texts = Field(
+        (), description="more names that the API is asked under while no key was created"
+    )
+    api_insecure: bool = Field(
+        False, description="let the API be open beyond this machine while no key was created"
+    )
+    api_streams: int = Field(
+        100,
+        ge=0,
+        le=10_000,
+        description="most readers of the live event stream at a time, of one API process",
+    )
+    api_query_seconds: Seconds = Field(
+        5, ge=1, description="how long the API looks for one answer before it gives up"
+    )
     stream_keep: Seconds = Field(
         600, ge=0, description="how long stored entries stay in the stream: seconds, or 90s, 10m, 2h, 1d"
     )
@@ -102,6 +117,9 @@ class Settings(BaseSettings):
     redact_fields: Texts = Field((), description="more names of fields whose values are secrets")
     redact_patterns: Texts = Field((), description="more regular expressions of secrets (JSON list)")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what commands log")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how: lines to read, or one JSON object a line"
+    )
 
     @field_validator("data_dir", "programs_dir", "wal_dir", "models_file")
     @classmethod
@@ -127,7 +145,7 @@ class Settings(BaseSettings):
             raise ValueError(f"this release stores in SQLite only; write {_SQLITE}path or leave it out")
         return url
 
-    @field_validator("redact_fields", "redact_patterns", mode="before")
+    @field_validator("api_hosts", "redact_fields", "redact_patterns", mode="before")
     @classmethod
     def _listed(cls, given: Any, about: ValidationInfo) -> Any:
         if not isinstance(given, str):

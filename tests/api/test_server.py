@@ -73,7 +73,7 @@ def test_debugging_logs_more(tmp_path):
     with running(tmp_path, DSPY_LEDGER_LOG_LEVEL="debug") as (process, _):
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=10)
-    assert "uvicorn" in err
+    assert "Started server process" in err
 
 
 def test_a_taken_port_is_one_line_that_says_what_to_do(make_settings, capfd):

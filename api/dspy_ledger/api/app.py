@@ -10,10 +10,25 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from dspy_ledger.api.consistency import WaitForView, with_min_headers
+from dspy_ledger.api.counting import CountRequests, Counts
+from dspy_ledger.api.following import Following
+from dspy_ledger.api.limits import LimitTarget
+from dspy_ledger.api.pages import routes as pages
 from dspy_ledger.api.problems import ProblemsForCrashes, handle_errors
 from dspy_ledger.api.reading import Sources
-from dspy_ledger.api.routes import deadletters, executions, health, metrics, producers, programs
+from dspy_ledger.api.routes import (
+    deadletters,
+    events,
+    executions,
+    health,
+    metrics,
+    producers,
+    programs,
+    stats,
+)
 from dspy_ledger.api.routes.documented import with_problem_media_type
+from dspy_ledger.api.streaming import Streams
 from dspy_ledger.settings import Settings
 
 __all__ = ["create_app"]
@@ -22,10 +37,12 @@ __all__ = ["create_app"]
 def create_app(settings: Settings) -> FastAPI:
     """The API over the view and the store that the settings name; neither has to be there yet."""
     sources = Sources(settings)
+    following = Following(sources)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        following.end()
         sources.close()
 
     app = FastAPI(
@@ -39,16 +56,23 @@ def create_app(settings: Settings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.sources = sources
+    app.state.streams = Streams(sources, following, settings.api_streams)
+    app.state.counts = Counts()
     # Before programs: there {program_id} would take "executions" for an id.
-    for routes in (executions, programs, producers, deadletters, health, metrics):
+    for routes in (executions, programs, stats, events, producers, deadletters, health, metrics):
         app.include_router(routes.router)
+    app.include_router(pages.router)
     handle_errors(app)
+    # The last is the outermost.
+    app.add_middleware(WaitForView, following=following)
+    app.add_middleware(LimitTarget)
     app.add_middleware(ProblemsForCrashes)
+    app.add_middleware(CountRequests, counts=app.state.counts)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            app.openapi_schema = with_problem_media_type(document)
+            app.openapi_schema = with_min_headers(with_problem_media_type(document))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

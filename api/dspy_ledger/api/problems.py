@@ -14,18 +14,29 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dspy_ledger.api.cursors import BadCursor
+from dspy_ledger.api.pages.layout import problem_page, wants_page
 from dspy_ledger.api.parameters import BadParameters
-from dspy_ledger.api.reading import position_header
+from dspy_ledger.api.reading import TookTooLong, position_header
 from dspy_ledger.api.responses import JSONResponse
-from dspy_ledger.errors import NotFound, StoreError, UnknownProgram, UnknownVersion
+from dspy_ledger.api.streaming import TooManyStreams
+from dspy_ledger.errors import NotFound, StoreError, UnknownEvaluation, UnknownProgram, UnknownVersion
 
-__all__ = ["ProblemsForCrashes", "UnknownExecution", "handle_errors", "problem"]
+__all__ = [
+    "ProblemsForCrashes",
+    "UnknownExecution",
+    "bad_parameters",
+    "handle_errors",
+    "not_ready",
+    "problem",
+]
 
 _log = logging.getLogger("dspy_ledger.api")
 _RETRY_AFTER = {"Retry-After": "1"}
+_LONGEST = 2000  # characters of a path that are told back
 
 
 class UnknownExecution(NotFound):
@@ -43,8 +54,8 @@ def problem(
     word: str | None = None,
     headers: Mapping[str, str] | None = None,
     **more: Any,
-) -> JSONResponse:
-    """One problem as an answer.
+) -> Response:
+    """One problem as an answer; as a page where a browser asks for one.
 
     Args:
         request: what was asked; its path is the problem's ``instance``.
@@ -54,12 +65,14 @@ def problem(
         headers: further headers.
         more: further members of the document.
     """
+    if wants_page(request):
+        return problem_page(request, status, detail, headers)
     content = {
         "type": f"urn:dspy-ledger:problem:{word}" if word else "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "instance": quote(request.scope["path"]),
+        "instance": quote(request.scope["path"][:_LONGEST]),
         **more,
     }
     return JSONResponse(
@@ -77,33 +90,52 @@ def handle_errors(app: FastAPI) -> None:
     """
 
     @app.exception_handler(BadParameters)
-    async def bad_parameters(request: Request, error: BadParameters) -> JSONResponse:
-        return problem(request, 400, str(error), word="bad-parameter", errors=error.errors)
+    async def unusable(request: Request, error: BadParameters) -> Response:
+        return bad_parameters(request, error)
 
     @app.exception_handler(BadCursor)
-    async def bad_cursor(request: Request, error: BadCursor) -> JSONResponse:
+    async def bad_cursor(request: Request, error: BadCursor) -> Response:
         return problem(request, 400, str(error), word="bad-cursor")
 
     @app.exception_handler(NotFound)
-    async def not_found(request: Request, error: NotFound) -> JSONResponse:
+    async def not_found(request: Request, error: NotFound) -> Response:
         words: dict[type[NotFound], str] = {
             UnknownProgram: "unknown-program",
             UnknownVersion: "unknown-version",
             UnknownExecution: "unknown-execution",
+            UnknownEvaluation: "unknown-evaluation",
         }
         return problem(request, 404, str(error), word=words.get(type(error), "not-found"))
 
     @app.exception_handler(StoreError)
-    async def not_ready(request: Request, error: StoreError) -> JSONResponse:
-        return problem(request, 503, str(error), word="not-ready", headers=_RETRY_AFTER)
+    async def without_store(request: Request, error: StoreError) -> Response:
+        return not_ready(request, error)
+
+    @app.exception_handler(TooManyStreams)
+    async def too_many_streams(request: Request, error: TooManyStreams) -> Response:
+        return problem(request, 503, str(error), word="too-many-streams", headers={"Retry-After": "10"})
+
+    @app.exception_handler(TookTooLong)
+    async def took_too_long(request: Request, error: TookTooLong) -> Response:
+        return problem(request, 503, str(error), word="took-too-long")
 
     @app.exception_handler(HTTPException)
-    async def framework(request: Request, error: HTTPException) -> JSONResponse:
+    async def framework(request: Request, error: HTTPException) -> Response:
         detail = {
             404: "there is no such path; /openapi.json lists those there are",
             405: f"{request.method} is not for this path; GET is",
         }.get(error.status_code, error.detail)
         return problem(request, error.status_code, detail, headers=error.headers)
+
+
+def bad_parameters(request: Request, error: BadParameters) -> Response:
+    """What the request asks with can't be used."""
+    return problem(request, 400, str(error), word="bad-parameter", errors=error.errors)
+
+
+def not_ready(request: Request, error: StoreError) -> Response:
+    """There is nothing to answer from now."""
+    return problem(request, 503, str(error), word="not-ready", headers=_RETRY_AFTER)
 
 
 class ProblemsForCrashes:

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -20,7 +21,8 @@ from fastapi import Request
 from dspy_ledger.api.models_file import ModelsFile
 from dspy_ledger.api.parameters import BadParameters, PastQuery
 from dspy_ledger.api.responses import JSONResponse
-from dspy_ledger.errors import StoreError
+from dspy_ledger.database import BETWEEN_LOOKS
+from dspy_ledger.errors import LedgerError, StoreError
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore, StoredEvent
 from dspy_ledger.timestamps import utc_now
@@ -31,6 +33,7 @@ __all__ = [
     "POSITION_HEADER",
     "Question",
     "Sources",
+    "TookTooLong",
     "ask",
     "fold_case",
     "position_header",
@@ -43,6 +46,16 @@ POSITION_HEADER = "Ledger-Position"
 AS_OF_HEADER = "Ledger-As-Of"
 
 T = TypeVar("T")
+
+
+class TookTooLong(LedgerError):
+    """An answer was given up, so that others get theirs; ask for less."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(
+            f"the answer was not found within {seconds} s; narrow the question (a program, a model, a shorter"
+            " time), or raise DSPY_LEDGER_API_QUERY_SECONDS"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +94,8 @@ class Sources:
         self.stream = settings.keys.events
         self.models_file = ModelsFile(settings.models_file)
         self._store_path = settings.store_path
+        self._seconds = settings.api_query_seconds
+        self._deadline = 0.0
         self._views = ViewReader(settings.data_dir)
         self._view: sqlite3.Connection | None = None
         self._store: SqliteEventStore | None = None
@@ -92,7 +107,9 @@ class Sources:
 
         Raises:
             StoreError: there is no view, it is of another release, or it can't be read.
+            TookTooLong: what was asked in it took too long.
         """
+        self._deadline = monotonic() + self._seconds
         try:
             db = self._connection()
             db.execute("BEGIN")
@@ -103,6 +120,7 @@ class Sources:
                 if db.in_transaction:
                     db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
+            self._unless_interrupted(error)
             _log.warning("asking the view failed: %s", error)
             raise StoreError(f"the view can't be read ({error}); see to its disk, or replay it") from error
 
@@ -118,6 +136,7 @@ class Sources:
                 )
             # SQLite folds the case of ASCII only.
             db.create_function("fold_case", 1, fold_case, deterministic=True)
+            db.set_progress_handler(self._is_over, BETWEEN_LOOKS)
             self._view = db
         return db
 
@@ -163,10 +182,13 @@ class Sources:
 
         Raises:
             StoreError: there is no store, or it can't be read.
+            TookTooLong: likewise.
         """
+        self._deadline = monotonic() + self._seconds
         try:
             return question(self._open_store())
         except sqlite3.Error as error:
+            self._unless_interrupted(error)
             raise StoreError(f"the event store can't be read ({error}); see to its disk") from error
 
     def check_store(self) -> None:
@@ -182,6 +204,7 @@ class Sources:
         if self._store is None or file != self._store_file:
             self._close_store()
             self._store = SqliteEventStore(self._store_path, readonly=True)
+            self._store.limit(self._is_over)
             self._store_file = file
         return self._store
 
@@ -189,6 +212,13 @@ class Sources:
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def _is_over(self) -> bool:
+        return monotonic() > self._deadline
+
+    def _unless_interrupted(self, error: sqlite3.Error) -> None:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            raise TookTooLong(self._seconds) from None
 
     def close(self) -> None:
         """Let go of the view and the store."""

@@ -8,13 +8,15 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import uvicorn
 
 from dspy_ledger.api.app import create_app
+from dspy_ledger.api.connection import MOST_HEAD, Connection
 from dspy_ledger.errors import StartupError
+from dspy_ledger.logs import log_to_stderr
 from dspy_ledger.settings import Settings
 
 __all__ = ["run_api"]
@@ -31,25 +33,30 @@ def run_api(settings: Settings) -> None:
         StartupError: the address can't be listened on; the message says what to do.
     """
     with closing(_listen(settings.api_host, settings.api_port)) as listener:
-        _log_at(settings.log_level)
+        _log(settings)
+        app = create_app(settings)
         config = uvicorn.Config(
-            create_app(settings),
+            app,
+            http=Connection,
+            h11_max_incomplete_event_size=MOST_HEAD,
             log_config=None,
-            access_log=False,
+            access_log=settings.log_level == "debug",
             lifespan="on",
             server_header=False,
             timeout_graceful_shutdown=_GRACE,
         )
         host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
-        _Server(config, f"http://{host}:{listener.getsockname()[1]}").run(sockets=[listener])
+        url = f"http://{host}:{listener.getsockname()[1]}"
+        _Server(config, url, app.state.streams.following.end).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
     """Uvicorn, but a signal ends it with exit code 0: it would raise the signal again when done."""
 
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, url: str, before_end: Callable[[], None]) -> None:
         super().__init__(config)
         self._url = url
+        self._before_end = before_end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -57,6 +64,10 @@ class _Server(uvicorn.Server):
             f"dspy-ledger API: {self._url}/v1/programs (described at {self._url}/openapi.json)\n"
         )
         sys.stdout.flush()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._before_end()  # streams: Uvicorn would wait for their end
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -110,8 +121,9 @@ def _advice(host: str, port: int, error: OSError) -> str:
             return f"can't listen on {host}, port {port}: {error.strerror}"
 
 
-def _log_at(level: str) -> None:
-    """Log to stderr; uvicorn's own account of starting and ending only when debugging."""
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def _log(settings: Settings) -> None:
+    """Log to stderr; uvicorn's own account of starting, requests and ending only when debugging."""
+    log_to_stderr(settings)
+    level = settings.log_level
     quiet = level if level == "debug" else "error" if level == "error" else "warning"
     logging.getLogger("uvicorn").setLevel(quiet.upper())

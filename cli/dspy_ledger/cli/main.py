@@ -9,14 +9,16 @@ import threading
 from importlib.metadata import version as distribution_version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from dspy_ledger.cli.interrupting import Interrupted, interruptible
 from dspy_ledger.errors import InvalidInput, LedgerError, StartupError
+from dspy_ledger.logs import log_to_stderr
 from dspy_ledger.settings import Settings, load_settings
 
 __all__ = ["app", "main"]
@@ -69,8 +71,13 @@ def demo(
     raise typer.Exit(run(directory, exit_when_done=exit_when_done, model=model, console=_console))
 
 
+_Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Let the API be open beyond this machine until a key is created.")
+]
+
+
 @app.command()
-def up() -> None:
+def up(insecure: _Insecure = False) -> None:
     """Run everything: a broker (unless DSPY_LEDGER_REDIS_URL names one), the projector and the API.
 
     Example: DSPY_LEDGER_API_PORT=9000 dspy-ledger up
@@ -78,16 +85,17 @@ def up() -> None:
     from dspy_ledger.cli.stack import alone, stack  # noqa: PLC0415  the other commands start faster without
     from dspy_ledger.cli.supervisor import Supervisor, on_termination  # noqa: PLC0415
 
-    settings = _settings()
+    settings = _api_settings(insecure=insecure)
     embedded = not settings.redis_url_given
     with alone(settings.data_dir):
-        supervisor = Supervisor(stack(settings, embedded_broker=embedded, log=_relay), _say)
+        relay, say = (_relay_json, _say_json) if settings.log_format == "json" else (_relay, _say)
+        supervisor = Supervisor(stack(settings, embedded_broker=embedded, log=relay), say)
         ended = threading.Event()
         on_termination(ended.set)
         supervisor.start()
         try:
             supervisor.watch_in_background()
-            _say(f"broker at {settings.redis_url}" + (" (our own)" if embedded else ""))
+            say(f"broker at {settings.redis_url}" + (" (our own)" if embedded else ""))
             while not ended.wait(0.1) and not supervisor.failed:
                 pass
         finally:
@@ -107,12 +115,12 @@ def projector() -> None:
 
 
 @app.command()
-def api() -> None:
+def api(insecure: _Insecure = False) -> None:
     """Serve the REST API.
 
     Example: DSPY_LEDGER_API_PORT=9000 dspy-ledger api
     """
-    settings = _settings()
+    settings = _api_settings(insecure=insecure)
     _extra("dspy_ledger.api", "api").run_api(settings)
 
 
@@ -294,6 +302,61 @@ def drop_dead_letters(
     command.drop(_settings(), ids or [], every=every, agreed=agreed, ask=typer.confirm, console=_console)
 
 
+keys = typer.Typer(
+    help="Keys of the API: once there is one, it answers nobody without.", no_args_is_help=True
+)
+app.add_typer(keys, name="keys")
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Option("--name", help="Whose it is, for you to know it again.")] = "",
+    scope: Annotated[
+        Literal["read", "admin"], typer.Option("--scope", help="admin may also retry and drop.")
+    ] = "read",
+    expires: Annotated[
+        str | None, typer.Option("--expires", help="When it ends: 12h, 90d, 8w, or a date as 2027-01-31.")
+    ] = None,
+) -> None:
+    """Create a key and print it, this once: only a hash is stored.
+
+    Example: dspy-ledger keys create --name grafana --expires 90d
+    """
+    from dspy_ledger.cli.keys import create  # noqa: PLC0415  the other commands start faster without
+
+    text, key = create(_settings(), name, scope, expires)
+    typer.echo(text)
+    until = f" until {key.expires_at}" if key.expires_at else ""
+    _told(f"key {key.id} is good for {key.scope}{until}; keep it, it is not shown again")
+
+
+@keys.command("list")
+def list_keys(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
+    """Show all keys by their ids, the oldest first; not the keys themselves.
+
+    Example: dspy-ledger keys list
+    """
+    from dspy_ledger.cli.keys import collect, show  # noqa: PLC0415
+
+    found = collect(_settings())
+    if as_json:
+        _print_json(found)
+    else:
+        show(found, _console)
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` shows it.")]) -> None:
+    """End a key for good, at once, and the sessions in browsers that it began.
+
+    Example: dspy-ledger keys revoke 4k0w9xq2
+    """
+    from dspy_ledger.cli.keys import revoke  # noqa: PLC0415
+
+    key = revoke(_settings(), key_id)
+    _console.print(f"key {key.id} is revoked since {key.revoked_at}")
+
+
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """Tell how far everything is and what is wrong. Exit code 1 when something is.
@@ -311,11 +374,13 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")]
     raise typer.Exit(1 if found["problems"] else 0)
 
 
-def _settings() -> Settings:
-    settings = load_settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+def _api_settings(*, insecure: bool) -> Settings:
+    return _settings(**({"api_insecure": True} if insecure else {}))
+
+
+def _settings(**given: object) -> Settings:
+    settings = load_settings(**given)
+    log_to_stderr(settings)
     return settings
 
 
@@ -346,11 +411,22 @@ def _print_json(content: object) -> None:
 
 
 def _relay(name: str, line: str) -> None:
-    _console.print(f"[dim]{name:>9}[/dim] {line}", markup=True, soft_wrap=True)
+    _console.print(f"[dim]{name:>9}[/dim] {escape(line)}", soft_wrap=True)
 
 
 def _say(line: str) -> None:
-    _console.print(f"[bold]{'up':>9}[/bold] {line}", soft_wrap=True)
+    _console.print(f"[bold]{'up':>9}[/bold] {escape(line)}", soft_wrap=True)
+
+
+def _relay_json(name: str, line: str) -> None:
+    if line.startswith("{"):  # it logs that way itself
+        typer.echo(line, err=True)
+    else:
+        logging.getLogger(f"dspy_ledger.{name}").info("%s", line)
+
+
+def _say_json(line: str) -> None:
+    _relay_json("up", line)
 
 
 def main() -> None:

@@ -208,10 +208,20 @@ class EventStore(Protocol):
     def reclaim(self, pages: int = 1000) -> bool:
         """Give up to that many freed pages back to the file system; True when none is left to give."""
 
-    def read(self, after: int, limit: int, *, types: Sequence[str] = ()) -> list[StoredEvent]:
-        """Up to ``limit`` events with position > ``after``, in order, bodies included.
+    def read(
+        self,
+        after: int,
+        limit: int,
+        *,
+        types: Sequence[str] = (),
+        subject: str | None = None,
+        upto: int | None = None,
+        bodies: bool = True,
+    ) -> list[StoredEvent]:
+        """Up to ``limit`` events with position > ``after`` (and ≤ ``upto``), in order, bodies included.
 
-        Fewer than there are only when these make ``MOST_READ`` bytes or more.
+        Fewer than there are only when these make ``MOST_READ`` bytes or more. Nothing but ``upto`` bounds
+        how many positions are gone through for events of a type or subject that is rare.
         """
 
     def read_all(self, *, types: Sequence[str] = (), upto: int | None = None) -> Iterator[StoredEvent]:
@@ -228,6 +238,9 @@ class EventStore(Protocol):
 
     def event(self, event_id: str) -> StoredEvent | None:
         """The event of that id."""
+
+    def positions_of(self, event_ids: Sequence[str]) -> dict[str, int]:
+        """Where these events are, those that are stored."""
 
     def stream_checkpoint(self, stream: str) -> StreamCheckpoint | None:
         """Where reading that stream goes on."""

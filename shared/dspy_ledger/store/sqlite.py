@@ -12,7 +12,7 @@ import orjson
 from uuid_utils import uuid7
 
 from dspy_ledger import wire
-from dspy_ledger.database import closed_on_error, is_of_disk, told_of_disk
+from dspy_ledger.database import BETWEEN_LOOKS, closed_on_error, is_of_disk, told_of_disk
 from dspy_ledger.errors import StoreError
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
@@ -41,9 +41,10 @@ _REGISTERED = EVENT_TYPES["ProgramRegistered"]
 _REPORTED = EVENT_TYPES["ProducerReported"]
 _COLUMNS = (
     "e.position, e.event_id, e.stream_id, e.type, e.subject, e.source, e.sequence,"
-    " e.time, e.recorded_at, e.payload, e.digest, b.body"
+    " e.time, e.recorded_at, e.payload, e.digest"
 )
-_SELECT = f"SELECT {_COLUMNS} FROM events e LEFT JOIN bodies b USING (position)"  # noqa: S608  constants only
+_SELECT_WITHOUT_BODY = f"SELECT {_COLUMNS} FROM events e"  # noqa: S608  constants only
+_SELECT = f"SELECT {_COLUMNS}, b.body FROM events e LEFT JOIN bodies b USING (position)"  # noqa: S608
 _SELECT_LETTER = (
     "SELECT stream_id, reason, detail, raw, digest, source, sequence, id, recorded_at, dropped_at"
     " FROM dead_letters"
@@ -109,6 +110,10 @@ class SqliteEventStore:
     def ledger_id(self) -> str:
         """UUID given when the ledger was made."""
         return self._ledger_id
+
+    def limit(self, is_over: Callable[[], bool]) -> None:
+        """Have a question end as interrupted once that says so, which is asked every millisecond or so."""
+        self._db.set_progress_handler(is_over, BETWEEN_LOOKS)
 
     def last_position(self) -> int:
         """The highest position; 0 when the ledger is empty."""
@@ -400,12 +405,28 @@ class SqliteEventStore:
             [account_row(source, account, now, now) for source, account in touched.items()],
         )
 
-    def read(self, after: int, limit: int, *, types: Sequence[str] = ()) -> list[StoredEvent]:
-        """Up to ``limit`` events with position > ``after``, in order, bodies included; see the protocol."""
+    def read(
+        self,
+        after: int,
+        limit: int,
+        *,
+        types: Sequence[str] = (),
+        subject: str | None = None,
+        upto: int | None = None,
+        bodies: bool = True,
+    ) -> list[StoredEvent]:
+        """Events with position > ``after``, in order; see the protocol."""
         # Literals, not variables: only then can SQLite see that the partial index fits.
         wanted = " OR ".join(f"e.type = '{kind}'" for kind in _stored_as(types)) or "1"
+        terms, values = [f"({wanted})"], list[object]()
+        for term, value in (("e.position <= ?", upto), ("e.subject = ?", subject)):
+            if value is not None:
+                terms.append(term)
+                values.append(value)
+        select = _SELECT if bodies else _SELECT_WITHOUT_BODY
         rows = self._db.execute(
-            f"{_SELECT} WHERE e.position > ? AND ({wanted}) ORDER BY e.position LIMIT ?", (after, limit)
+            f"{select} WHERE e.position > ? AND {' AND '.join(terms)} ORDER BY e.position LIMIT ?",
+            (after, *values, limit),
         )
         events, size = [], 0
         for row in rows:
@@ -433,6 +454,16 @@ class SqliteEventStore:
     def event(self, event_id: str) -> StoredEvent | None:
         """The event of that id."""
         return self._one("e.event_id = ?", event_id)
+
+    def positions_of(self, event_ids: Sequence[str]) -> dict[str, int]:
+        """Where these events are, those that are stored."""
+        found: dict[str, int] = {}
+        for at in range(0, len(event_ids), _CHUNK):
+            chunk = event_ids[at : at + _CHUNK]
+            marks = ",".join("?" * len(chunk))
+            select = f"SELECT event_id, position FROM events WHERE event_id IN ({marks})"  # noqa: S608
+            found.update(self._db.execute(select, tuple(chunk)))
+        return found
 
     def _one(self, where: str, value: object) -> StoredEvent | None:
         row = self._db.execute(f"{_SELECT} WHERE {where}", (value,)).fetchone()

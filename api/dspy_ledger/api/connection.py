@@ -1,0 +1,77 @@
+"""One HTTP connection: Uvicorn's, but no client may stand still for ever, and what is refused is told."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dspy_ledger.api.responses import dump
+
+__all__ = ["MOST_HEAD", "Connection"]
+
+MOST_HEAD = 64 << 10
+"""Bytes that path, query and headers may have together."""
+
+# Seconds.
+_PATIENCE = 30.0
+_LAST = 1.0
+
+
+class Connection(H11Protocol):
+    """A client that takes nothing of what it is sent for 30 s is disconnected, and its place is free.
+
+    What is no HTTP, or has more than ``MOST_HEAD`` bytes before its body, is answered with a problem.
+    """
+
+    _stalled: asyncio.TimerHandle | None = None
+    _refused = False
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(_PATIENCE, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has taken what was waiting."""
+        self._forget()
+        super().resume_writing()
+
+    def shutdown(self) -> None:
+        """The server ends; who takes nothing now has no time left."""
+        super().shutdown()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = self.loop.call_later(_LAST, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is not there any more."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def _forget(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came; what follows a refusal is read past, or the client would not get to see it."""
+        if not self._refused:
+            super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what can't be read."""
+        self._refused = True
+        if len(self.conn.trailing_data[0]) > MOST_HEAD:
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            detail = f"path, query and headers are larger than {MOST_HEAD} bytes; ask with less"
+        else:
+            status, detail = HTTPStatus.BAD_REQUEST, f"{msg} See that what asks speaks HTTP/1.1"
+        title = status.phrase
+        body = dump({"type": "about:blank", "title": title, "status": status.value, "detail": detail})
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%s" % (status.value, title.encode(), len(body), body)
+        )
+        self._stalled = self.loop.call_later(_LAST, self.transport.close)

@@ -1,0 +1,179 @@
+"""Events as they come, as server-sent events: each reader at its own pace, from where it left off.
+
+Nothing is kept for a reader but the position it is at. What it does not take in time it takes later, from
+the store; one that takes nothing at all for a while loses its connection (see ``connection``), and comes
+again with the id of the last event that it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from fastapi import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from dspy_ledger.api.following import Ended, Following
+from dspy_ledger.api.queries.events import EventFilter, Slice, short_type, slice_of
+from dspy_ledger.api.reading import Sources, TookTooLong
+from dspy_ledger.api.responses import dump
+from dspy_ledger.errors import LedgerError, StoreError
+
+__all__ = ["EventStream", "Streams", "TooManyStreams"]
+
+# Seconds.
+_HEARTBEAT = 15.0
+_IN_NEED = 1.0
+
+_AT_ONCE, _AT_ONCE_WITH_BODIES = 100, 10  # events in one write
+_RETRY = 1000  # milliseconds after which a browser connects again
+
+_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx
+}
+
+
+class TooManyStreams(LedgerError):
+    """As many read the live stream as may; ask again, or page through the events."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} readers follow the stream already; ask again in a while, page through /v1/events, or"
+            " raise DSPY_LEDGER_API_STREAMS"
+        )
+
+
+class Streams:
+    """Every stream of one app: how many there are, and what several of them read alike."""
+
+    def __init__(self, sources: Sources, following: Following, most: int) -> None:
+        self.following = following
+        self.open = 0
+        self._sources = sources
+        self._most = most
+        self._position = -1
+        self._read: dict[tuple[EventFilter, int], tuple[bytes, int]] = {}
+
+    def require_room(self) -> None:
+        """Raise TooManyStreams when no more may be opened."""
+        if self.open >= self._most:
+            raise TooManyStreams(self._most)
+
+    def read(self, query: EventFilter, after: int, ledger_id: str | None) -> tuple[bytes, int, int]:
+        """The next events as bytes of the stream, where they end, and the position that the view is at.
+
+        Readers that are at the same position with the same filters get the same bytes, read once.
+
+        Raises:
+            StoreError, TookTooLong: they can't be read now.
+            Ended: view and store are another ledger's than before.
+        """
+        with self._sources.question() as question:
+            if None not in (ledger_id, question.ledger_id) and question.ledger_id != ledger_id:
+                raise Ended
+            if question.position != self._position or len(self._read) > self._most:
+                self._position = question.position
+                self._read.clear()
+            known = self._read.get((query, after))
+            if known is None:
+                limit = _AT_ONCE_WITH_BODIES if query.bodies else _AT_ONCE
+                found = slice_of(question, self._sources, query, after, limit, question.position)
+                known = _frames(found), found.last
+                if found.last == question.position:  # those who are far behind are each elsewhere
+                    self._read[query, after] = known
+            return *known, question.position
+
+
+class EventStream(Response):
+    """The answer that does not end until its reader or the server does.
+
+    Args:
+        streams: the app's.
+        query: which events.
+        at: the position after which to begin.
+        position: the position that the view is at.
+        ledger_id: whose positions these are.
+    """
+
+    def __init__(
+        self, streams: Streams, query: EventFilter, at: int, position: int, ledger_id: str | None
+    ) -> None:
+        super().__init__(headers={**_HEADERS, "Ledger-Position": str(position)})
+        del self.headers["content-length"]
+        self._streams = streams
+        self._query = query.model_copy(update={"after": None, "since": None})  # alike for all who are here
+        self._at = at
+        self._ledger_id = ledger_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until somebody leaves; to HEAD, what would come first."""
+        if scope["method"] == "HEAD":
+            await super().__call__(scope, receive, send)
+            return
+        self._streams.open += 1
+        gone = asyncio.ensure_future(_gone(receive))
+        sending = asyncio.ensure_future(self._serve(send))
+        try:
+            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            self._streams.open -= 1
+            for task in (gone, sending):
+                task.cancel()
+            await asyncio.gather(gone, sending, return_exceptions=True)
+
+    async def _serve(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send(_chunk(f"retry: {_RETRY}\nid: {self._at}\n\n".encode()))
+        try:
+            while True:
+                await self._step(send)
+        except Ended:
+            await send(_chunk(f": this ends here; go on after {self._at}\n\n".encode()))
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _step(self, send: Send) -> None:
+        """Send what there is, or wait for more."""
+        try:
+            frames, self._at, position = self._streams.read(self._query, self._at, self._ledger_id)
+        except (StoreError, TookTooLong):  # a swap or a restart
+            frames, position = b"", -1
+        if frames:
+            await send(_chunk(frames))
+        if self._at < position:
+            await asyncio.sleep(0)  # a long way to go: others have their turn
+            return
+        try:
+            async with asyncio.timeout(_HEARTBEAT):
+                while True:
+                    try:
+                        await self._streams.following.reach(self._at + 1)
+                        return
+                    except StoreError:
+                        await asyncio.sleep(_IN_NEED)
+        except TimeoutError:
+            # The id is for those whose filters let nothing through: they need not be told all that again.
+            await send(_chunk(f": the ledger is at {self._at}\nid: {self._at}\n\n".encode()))
+
+
+def _frames(found: Slice) -> bytes:
+    return b"".join(_framed(found))
+
+
+def _framed(found: Slice) -> Iterable[bytes]:
+    for event, item in zip(found.events, found.items, strict=True):
+        # JSON has line ends only between its tokens, and only where somebody else wrote it.
+        data = dump(item).replace(b"\r", b" ").replace(b"\n", b" ")
+        yield b"id: %d\nevent: %s\ndata: %s\n\n" % (event.position, short_type(event).encode(), data)
+
+
+def _chunk(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
