@@ -19,16 +19,21 @@ LEASE = "writer.lock"
 """The file in the data dir that its one writer keeps locked."""
 
 
-def write_atomically(path: Path, content: bytes | Iterable[bytes], *, durable: bool = True) -> None:
+def write_atomically(
+    path: Path, content: bytes | Iterable[bytes], *, durable: bool = True, private: bool = False
+) -> None:
     """Write a file, given whole or in pieces, by temp file → fsync → rename → fsync of the folder."""
-    write_together({path: content}, durable=durable)
+    write_together({path: content}, durable=durable, private=private)
 
 
-def write_together(contents: Mapping[Path, bytes | Iterable[bytes]], *, durable: bool = True) -> None:
+def write_together(
+    contents: Mapping[Path, bytes | Iterable[bytes]], *, durable: bool = True, private: bool = False
+) -> None:
     """Write many files, each atomically; their folders are synced once each, at the end.
 
     All are durable once this returns, unless that is not wanted: then only this machine's next start can
-    take them back. When it raises, some may be written; none is half-written.
+    take them back. When it raises, some may be written; none is half-written. ``private`` ones are for this
+    user's eyes only.
     """
     temps: list[tuple[Path, Path]] = []
     try:
@@ -37,6 +42,8 @@ def write_together(contents: Mapping[Path, bytes | Iterable[bytes]], *, durable:
             temp = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{number}.tmp")
             temps.append((temp, path))
             with temp.open("wb") as file:
+                if private:
+                    os.fchmod(file.fileno(), 0o600)  # while it is empty
                 file.writelines([content] if isinstance(content, bytes) else content)
                 if durable:
                     file.flush()

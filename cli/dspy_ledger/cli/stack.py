@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ _READY = 15.0  # seconds a broker may take to load its file
 def environment(settings: Settings) -> dict[str, str]:
     """The settings as the environment variables that give them to a child process."""
     return {
-        f"DSPY_LEDGER_{name.upper()}": str(value)
+        f"DSPY_LEDGER_{name.upper()}": json.dumps(value) if isinstance(value, list) else str(value)
         for name, value in settings.model_dump(mode="json").items()
         if value is not None
     }

@@ -1,0 +1,226 @@
+"""The API's keys and the sessions they began, in ``<data_dir>/keyring.json``.
+
+A key's text is shown once and never stored. It has 256 random bits, so a plain SHA-256 of it is as good at
+rest as a slow hash would be: nobody can try that many. The file is replaced whole, under a lock, and looked
+at before each use: what is revoked is refused from then on in every process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import string
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from hashlib import sha256
+from hmac import compare_digest
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from dspy_ledger.database import told_of_disk
+from dspy_ledger.errors import InvalidInput, NotFound, StoreError
+from dspy_ledger.files import make_folder, write_atomically
+from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
+
+__all__ = ["KEYRING", "SESSION_DAYS", "ApiKey", "Keyring", "Scope"]
+
+KEYRING = "keyring.json"
+"""The file in the data dir that keys and sessions lie in."""
+
+SESSION_DAYS = 7
+"""How long a session lasts, unless its key ends before."""
+
+Scope = Literal["read", "admin"]
+"""What a key is for: every question, or actions too."""
+
+_LETTERS = string.ascii_letters + string.digits
+_SECRET = 43  # letters: 256 bits
+_KEY = re.compile(rf"dlk_([a-z0-9]{{8}})_[A-Za-z0-9]{{{_SECRET}}}", re.ASCII)
+_TOKEN = re.compile(rf"[A-Za-z0-9]{{{_SECRET}}}", re.ASCII)
+_MOST_SESSIONS = 1000
+_LONGEST_NAME = 100
+_NOBODY = sha256(b"").hexdigest()  # what an unknown key is compared with, so that it takes as long
+
+
+class ApiKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A key as it is stored. ``hash``: SHA-256 of its text, in hex; times are canonical."""
+
+    id: str
+    name: str
+    scope: Scope
+    hash: str
+    created_at: str
+    expires_at: str | None = None
+    revoked_at: str | None = None
+
+    def state(self, now: str) -> Literal["valid", "expired", "revoked"]:
+        """Whether it can be used."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now else "valid"
+
+
+class _Session(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Stands for its key in a browser's cookie; ``hash`` is that of its token."""
+
+    hash: str
+    key_id: str
+    expires_at: str
+
+
+class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    keys: dict[str, ApiKey] = {}
+    sessions: dict[str, _Session] = {}  # by hash
+
+
+class Keyring:
+    """The keys of one data dir. Every method raises StoreError when the file can't be read or written."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir
+        self._path = data_dir / KEYRING
+        self._seen: tuple[int, int, int] | None = None
+        self._content = _Content()
+
+    def all_keys(self) -> list[ApiKey]:
+        """All that were ever created, the oldest first."""
+        return sorted(self._read().keys.values(), key=lambda key: (key.created_at, key.id))
+
+    def is_empty(self) -> bool:
+        """Whether no key was ever created; one that is revoked counts as created."""
+        return not self._read().keys
+
+    def create(self, name: str, scope: Scope, expires_at: str | None = None) -> tuple[str, ApiKey]:
+        """A new key: its text, ``dlk_<id>_<secret>``, which is not stored, and what is.
+
+        Raises:
+            InvalidInput: the name is too long or can't be printed, or the moment has passed.
+        """
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise InvalidInput(f"a key's name is one line of at most {_LONGEST_NAME} characters")
+        now = utc_now()
+        if expires_at is not None and expires_at <= now:
+            raise InvalidInput(f"the key would have expired by now, at {expires_at}; give a later time")
+        with self._changing() as content:
+            key_id = _letters(8).lower()
+            while key_id in content.keys:
+                key_id = _letters(8).lower()
+            text = f"dlk_{key_id}_{_letters(_SECRET)}"
+            key = ApiKey(key_id, name, scope, _hash(text), now, expires_at)
+            content.keys[key_id] = key
+        return text, key
+
+    def revoke(self, key_id: str) -> ApiKey:
+        """End a key and its sessions, for good; one that is revoked stays as it is.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        with self._changing() as content:
+            key = content.keys.get(key_id)
+            if key is None:
+                raise NotFound(f"there is no key {key_id!r}; see `dspy-ledger keys list`")
+            if key.revoked_at is None:
+                key = content.keys[key_id] = msgspec.structs.replace(key, revoked_at=utc_now())
+            for session in [each for each in content.sessions.values() if each.key_id == key_id]:
+                del content.sessions[session.hash]
+        return key
+
+    def key_of(self, text: str) -> ApiKey | None:
+        """The valid key with that text; None for any other text."""
+        match = _KEY.fullmatch(text)
+        key = self._read().keys.get(match[1]) if match else None
+        same = compare_digest(_hash(text), key.hash if key else _NOBODY)
+        return key if key is not None and same and key.state(utc_now()) == "valid" else None
+
+    def begin_session(self, key: ApiKey) -> str:
+        """A token that stands for a key, for :data:`SESSION_DAYS`, until it or the key is ended."""
+        token, now = _letters(_SECRET), utc_now()
+        ends = canonical_time((to_datetime(now) + timedelta(days=SESSION_DAYS)).isoformat())
+        with self._changing() as content:
+            for session in [each for each in content.sessions.values() if each.expires_at <= now]:
+                del content.sessions[session.hash]
+            while len(content.sessions) >= _MOST_SESSIONS:
+                del content.sessions[next(iter(content.sessions))]  # the oldest
+            session = _Session(_hash(token), key.id, ends)
+            content.sessions[session.hash] = session
+        return token
+
+    def key_of_session(self, token: str) -> ApiKey | None:
+        """The valid key that a session stands for; None for any other token."""
+        if not _TOKEN.fullmatch(token):
+            return None
+        content, now = self._read(), utc_now()
+        # Found by its hash: how long that takes tells nothing of the token.
+        session = content.sessions.get(_hash(token))
+        key = content.keys.get(session.key_id) if session and session.expires_at > now else None
+        return key if key is not None and key.state(now) == "valid" else None
+
+    def end_session(self, token: str) -> None:
+        """End a session; one that is not there is ended."""
+        with self._changing() as content:
+            content.sessions.pop(_hash(token), None)
+
+    def _read(self) -> _Content:
+        """What is in the file; looked into again when it was replaced."""
+        try:
+            stat = os.stat(self._path)  # noqa: PTH116  half the time of Path's, at every request
+        except FileNotFoundError:
+            self._seen, self._content = None, _Content()
+            return self._content
+        except OSError as error:
+            raise self._unreadable(error) from None
+        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if seen != self._seen:
+            try:
+                self._content = msgspec.json.decode(self._path.read_bytes(), type=_Content)
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+                self._seen = None
+                raise self._unreadable(error) from None
+            self._seen = seen
+        return self._content
+
+    @contextmanager
+    def _changing(self) -> Iterator[_Content]:
+        """What is in the file, to change in place, alone; written when the block ends without an error."""
+        try:
+            make_folder(self._folder)
+            lock = os.open(self._folder / "keyring.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._seen = None
+                before = self._read()
+                content = _Content(dict(before.keys), dict(before.sessions))
+                yield content
+                if content != before:
+                    told = msgspec.json.format(msgspec.json.encode(content))
+                    self._write(told + b"\n")
+            finally:
+                os.close(lock)
+        except OSError as error:
+            raise StoreError(f"can't write {self._path}: {told_of_disk(error, self._folder)}") from None
+
+    def _write(self, told: bytes) -> None:
+        try:
+            write_atomically(self._path, told, private=True)
+        except FileNotFoundError:  # a projector that starts removes the temp files it finds
+            write_atomically(self._path, told, private=True)
+
+    def _unreadable(self, error: Exception) -> StoreError:
+        return StoreError(
+            f"the keys in {self._path} can't be read ({error}); give this user the right to, or put the file"
+            " back from a copy, or remove it and create keys anew"
+        )
+
+
+def _letters(count: int) -> str:
+    return "".join(secrets.choice(_LETTERS) for _ in range(count))
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
