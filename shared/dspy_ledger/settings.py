@@ -79,6 +79,15 @@ class Settings(BaseSettings):
     api_insecure: bool = Field(
         False, description="let the API be open beyond this machine while no key was created"
     )
+    api_streams: int = Field(
+        100,
+        ge=0,
+        le=10_000,
+        description="most readers of the live event stream at a time, of one API process",
+    )
+    api_query_seconds: Seconds = Field(
+        5, ge=1, description="how long the API looks for one answer before it gives up"
+    )
     stream_keep: Seconds = Field(
         600, ge=0, description="how long stored entries stay in the stream: seconds, or 90s, 10m, 2h, 1d"
     )
@@ -108,6 +117,9 @@ class Settings(BaseSettings):
     redact_fields: Texts = Field((), description="more names of fields whose values are secrets")
     redact_patterns: Texts = Field((), description="more regular expressions of secrets (JSON list)")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what commands log")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how: lines to read, or one JSON object a line"
+    )
 
     @field_validator("data_dir", "programs_dir", "wal_dir", "models_file")
     @classmethod

@@ -14,9 +14,11 @@ from typing import Annotated, Literal
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from dspy_ledger.cli.interrupting import Interrupted, interruptible
 from dspy_ledger.errors import InvalidInput, LedgerError, StartupError
+from dspy_ledger.logs import log_to_stderr
 from dspy_ledger.settings import Settings, load_settings
 
 __all__ = ["app", "main"]
@@ -86,13 +88,14 @@ def up(insecure: _Insecure = False) -> None:
     settings = _api_settings(insecure=insecure)
     embedded = not settings.redis_url_given
     with alone(settings.data_dir):
-        supervisor = Supervisor(stack(settings, embedded_broker=embedded, log=_relay), _say)
+        relay, say = (_relay_json, _say_json) if settings.log_format == "json" else (_relay, _say)
+        supervisor = Supervisor(stack(settings, embedded_broker=embedded, log=relay), say)
         ended = threading.Event()
         on_termination(ended.set)
         supervisor.start()
         try:
             supervisor.watch_in_background()
-            _say(f"broker at {settings.redis_url}" + (" (our own)" if embedded else ""))
+            say(f"broker at {settings.redis_url}" + (" (our own)" if embedded else ""))
             while not ended.wait(0.1) and not supervisor.failed:
                 pass
         finally:
@@ -377,9 +380,7 @@ def _api_settings(*, insecure: bool) -> Settings:
 
 def _settings(**given: object) -> Settings:
     settings = load_settings(**given)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    log_to_stderr(settings)
     return settings
 
 
@@ -410,11 +411,22 @@ def _print_json(content: object) -> None:
 
 
 def _relay(name: str, line: str) -> None:
-    _console.print(f"[dim]{name:>9}[/dim] {line}", markup=True, soft_wrap=True)
+    _console.print(f"[dim]{name:>9}[/dim] {escape(line)}", soft_wrap=True)
 
 
 def _say(line: str) -> None:
-    _console.print(f"[bold]{'up':>9}[/bold] {line}", soft_wrap=True)
+    _console.print(f"[bold]{'up':>9}[/bold] {escape(line)}", soft_wrap=True)
+
+
+def _relay_json(name: str, line: str) -> None:
+    if line.startswith("{"):  # it logs that way itself
+        typer.echo(line, err=True)
+    else:
+        logging.getLogger(f"dspy_ledger.{name}").info("%s", line)
+
+
+def _say_json(line: str) -> None:
+    _relay_json("up", line)
 
 
 def main() -> None:
