@@ -100,10 +100,14 @@ def live_and_die(notes: Path, settings: Settings, chance: random.Random) -> tupl
 
 
 def account_for_the_last(settings: Settings, outcome: Outcome) -> None:
-    """Start once more, as the next replica would, and stay until nothing is left to adopt."""
+    """Start once more, as the next replica would, and stay until nothing is left, or nothing moves."""
     with Ledger.connect(settings=settings) as ledger:
-        deadline = time.monotonic() + 120
-        while len(list(settings.wal_dir.rglob("*.lock"))) > 1 and time.monotonic() < deadline:
+        left, deadline = set[Path](), 0.0
+        while len(list(settings.wal_dir.rglob("*.lock"))) > 1:
+            if (files := set(settings.wal_dir.rglob("*.wal"))) != left:
+                left, deadline = files, time.monotonic() + 120
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.05)
         outcome.adopted_by_last = ledger.stats().adopted
     if left := [path.name for path in settings.wal_dir.rglob("*") if path.is_file()]:
