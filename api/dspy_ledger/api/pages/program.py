@@ -1,0 +1,222 @@
+"""One program: its versions as a tree and a table, which is best on which model, and how it runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any, Final, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+from pydantic import Field
+
+from dspy_ledger.api.pages.layout import decoded, read_form, show
+from dspy_ledger.api.pages.matrix_view import (
+    Better,
+    best_by_model,
+    best_by_version,
+    choices,
+    heat,
+    score,
+    tradeoffs,
+)
+from dspy_ledger.api.pages.tree_layout import lay_out
+from dspy_ledger.api.pages.tree_picture import draw
+from dspy_ledger.api.parameters import ExecutionQuery, Given, MatrixQuery, StatsQuery, VersionQuery
+from dspy_ledger.api.queries.executions import page_of_executions
+from dspy_ledger.api.queries.matrix import matrix
+from dspy_ledger.api.queries.programs import one_program
+from dspy_ledger.api.queries.stats import stats
+from dspy_ledger.api.queries.versions import page_of_versions, tree_programs, tree_versions
+from dspy_ledger.api.reading import Question, ask
+from dspy_ledger.errors import InvalidInput
+from dspy_ledger.lineage import program_tree, programs_below
+from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
+from dspy_ledger.versions import Version
+
+__all__ = ["all_versions", "router"]
+
+router = APIRouter(include_in_schema=False)
+
+_SHOWN: Final = 40
+"""Versions that are shown at first, the newest."""
+_LINES: Final = 6
+"""Lines in a chart of trends: those with the most executions."""
+_LATEST: Final = 10
+
+WINDOWS: Final = {
+    "24h": ("24 hours", timedelta(hours=24), "hour"),
+    "7d": ("7 days", timedelta(days=7), "day"),
+    "30d": ("30 days", timedelta(days=30), "day"),
+    "90d": ("90 days", timedelta(days=90), "day"),
+}
+"""By the word in the URL: what it is called, how long it is, and the bucket that a chart of it has."""
+
+
+class ProgramPageQuery(MatrixQuery):
+    """What a reader chose to see of a program."""
+
+    better: Better = Field("higher", description="Which values of the metric are better.")
+    model_id: Given | None = Field(None, description="Weigh versions on this model only.")
+    window: Literal["24h", "7d", "30d", "90d"] = "7d"
+    by: Literal["version", "model"] = "version"
+    versions: Literal["newest", "all"] = "newest"
+
+
+@router.get("/programs/{program_id}")
+async def program_page(request: Request, program_id: str) -> HTMLResponse:
+    """The page of one program.
+
+    Raises:
+        UnknownProgram: it is not registered.
+    """
+    query = read_form(request, ProgramPageQuery)
+    with ask(request, query) as question:
+        program = decoded(one_program(question, program_id))
+        versions = all_versions(question, program_id)
+        return show(
+            request,
+            "program.html",
+            question,
+            section="/",
+            query=query,
+            score=score,
+            program=program,
+            versions=_shown(versions, query),
+            version_count=len(versions),
+            by_label={version["version"]: version for version in versions},
+            tree=_tree(question, program_id, versions, query),
+            trends=_trends(question, program_id, query),
+            latest=decoded(
+                page_of_executions(question, ExecutionQuery(program_id=program_id, limit=_LATEST))["items"]
+            ),
+            windows=WINDOWS,
+            **_quality(question, program_id, versions, query),
+        )
+
+
+def all_versions(question: Question, program_id: str) -> list[dict[str, Any]]:
+    """A program's versions in order of registration.
+
+    Each has its kind of ``change``, and in ``before`` the label of the version that it came from or followed:
+    None for the first.
+    """
+    found: list[dict[str, Any]] = []
+    cursor = None
+    while True:
+        query = VersionQuery(limit=1000, cursor=cursor)
+        page = page_of_versions(question, program_id, query)
+        found += decoded(page["items"])
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    known = {version["version"] for version in found}
+    newest = None
+    for at, version in enumerate(found):
+        version["change"] = "first" if at == 0 else _change(version["version"])
+        variant = version["parent_id"] == program_id and version["parent_version"] in known
+        version["before"] = version["parent_version"] if variant else newest
+        if not variant:
+            newest = version["version"]
+    return found
+
+
+def _change(label: str) -> str:
+    """What a label says of its change: that of the lowest number that is not 0."""
+    try:
+        version = Version.parse(label)
+    except InvalidInput:
+        return "given"
+    if version.is_prerelease:
+        return "pre-release"
+    return "patch" if version.patch else "minor" if version.minor else "major"
+
+
+def _shown(versions: list[dict[str, Any]], query: ProgramPageQuery) -> list[dict[str, Any]]:
+    """The versions to show, newest first."""
+    newest_first = versions[::-1]
+    return newest_first if query.versions == "all" else newest_first[:_SHOWN]
+
+
+def _tree(
+    question: Question, program_id: str, versions: list[dict[str, Any]], query: ProgramPageQuery
+) -> dict[str, Any]:
+    """The picture of the shown versions, and the programs derived from each or from none known."""
+    programs = tree_programs(question)
+    below = programs_below(program_id, programs)
+    tree = program_tree(program_id, programs, tree_versions(question, below))
+    derived: dict[str, list[dict[str, Any]]] = {}
+    nodes = list(tree["versions"])
+    for node in nodes:  # grows while it is walked
+        nodes.extend(node["children"])
+        derived[node["version"]] = node["derived"]
+    layout = lay_out(tree["versions"], [version["version"] for version in versions])
+    return {
+        "picture": draw(layout, len(_shown(versions, query))),
+        "derived": derived,
+        "elsewhere": tree["derived"],
+        "parent": tree["parent"],
+        "variants": {edge.target.version: edge.source.version for edge in layout.edges if edge.variant},
+    }
+
+
+def _quality(
+    question: Question, program_id: str, versions: list[dict[str, Any]], query: ProgramPageQuery
+) -> dict[str, Any]:
+    """The matrix, the best version for each model, and quality against price."""
+    table = matrix(question, program_id, query.metric)
+    found = choices(table)
+    weighed = [choice for choice in found if query.model_id in (None, choice.model_id)]
+    newest_first = [None] * (None in table["versions"]) + [v["version"] for v in _shown(versions, query)]
+    totals: dict[str | None, dict[str, Any]] = {}
+    for cell in table["cells"]:
+        if cell["totals"] is not None:
+            _add(totals.setdefault(cell["version"], {}), cell["totals"])
+    cells = heat(table, query.better)
+    rows = [label for label in newest_first if any((label, model) in cells for model in table["models"])]
+    fronts = tradeoffs(weighed, query.better)
+    worth = {choice: None for front in fronts.values() for choice in front}
+    return {
+        "matrix": table,
+        "rows": rows,
+        "columns": [model for model in table["models"] if any(at[1] == model for at in cells)],
+        "heat": cells,
+        "best": best_by_model(found, query.better),
+        "best_of": best_by_version(found, query.better),
+        "weighed": weighed,
+        "fronts": fronts,
+        "worth": sorted(worth, key=lambda choice: choice.quality, reverse=query.better == "higher"),
+        "plotted": {
+            "metric": table["metric"],
+            "choices": [asdict(choice) for choice in weighed],
+            "fronts": {price: [weighed.index(choice) for choice in front] for price, front in fronts.items()},
+        },
+        "totals": totals,
+    }
+
+
+def _add(sums: dict[str, Any], totals: dict[str, Any]) -> None:
+    """Add the totals of one model to a version's."""
+    for name in ("executions", "errors", "cost_usd", "cost_known"):
+        sums[name] = sums.get(name, 0) + (totals[name] or 0)
+    latency = (totals["mean_latency_ms"] or 0) * totals["executions"]
+    sums["latency_ms"] = sums.get("latency_ms", 0) + latency
+
+
+def _trends(question: Question, program_id: str, query: ProgramPageQuery) -> dict[str, Any] | None:
+    """The window's totals by version or model, most executions first; None of the past, which has none."""
+    if question.as_of is not None:
+        return None
+    name, length, bucket = WINDOWS[query.window]
+    since = canonical_time(to_datetime(utc_now()) - length)
+    asked = StatsQuery(program_id=program_id, since=since, group_by=query.by)
+    told = stats(question, asked)
+    groups = sorted(told["groups"], key=lambda group: -group["totals"]["executions"])
+    by = "version" if query.by == "version" else "model_id"
+    lines = [group["group"][by] for group in groups[:_LINES] if group["group"][by] is not None]
+    return {
+        "name": name,
+        "groups": groups,
+        "lines": _LINES,
+        "ask": {"program_id": program_id, "since": since, "bucket": bucket, "by": by, "lines": lines},
+    }
