@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from dspy_ledger.settings import Settings, load_settings
 from servers import Valkey
 
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 for name in [name for name in os.environ if name.startswith("DSPY_LEDGER_")]:
     del os.environ[name]
