@@ -8,6 +8,7 @@ LedgerError
 ├── NotFound (LookupError)          no such thing; the message lists what is known
 │   ├── UnknownProgram
 │   ├── UnknownVersion
+│   ├── UnknownEvaluation
 │   └── UnknownModel
 ├── VersionNotRunnable              a recorded version that this process holds no matching code for
 ├── LedgerUnavailable               the broker could not be asked within the time given
@@ -35,6 +36,7 @@ __all__ = [
     "RequestFailed",
     "StartupError",
     "StoreError",
+    "UnknownEvaluation",
     "UnknownModel",
     "UnknownProgram",
     "UnknownVersion",
@@ -92,6 +94,17 @@ class UnknownVersion(NotFound):
         if version == "latest":  # there are versions, but all are pre-releases
             hint = "; a pre-release is never the latest, name it" + hint
         super().__init__(f"program {program_id!r} has no version {version!r} ({known_list(known)}){hint}")
+
+
+class UnknownEvaluation(NotFound):
+    """The program has no such evaluation."""
+
+    def __init__(self, program_id: str, evaluation_id: str, model_id: str | None = None) -> None:
+        on_model = f" on model {model_id!r}" if model_id is not None else ""
+        super().__init__(
+            f"program {program_id!r} has no evaluation {evaluation_id!r}{on_model}; if it was just saved, ask"
+            " again in a moment"
+        )
 
 
 class UnknownModel(NotFound):

@@ -67,6 +67,9 @@ def test_every_answer_carries_the_position_of_its_view(filled, ledger, path):
         ("offset", "5", "unknown parameter"),
         ("cursor", "garbage", "start again without it"),
         ("cursor", "", "is empty"),
+        ("fields", "", "items have no ''; they have"),
+        ("fields", "nme", "items have no 'nme'; they have"),
+        ("fields", "created_at,", "items have no"),
     ],
 )
 def test_a_parameter_that_cant_be_used_is_told(filled, path, parameter, value, told):
@@ -90,7 +93,12 @@ def test_a_parameter_that_cant_be_used_is_told(filled, path, parameter, value, t
         ("until", "0001-01-01T00:00:00+01:00", "2026-11-22"),
         ("until", "\uff12\uff10\uff12\uff16-11-22", "2026-11-22"),
         ("program_id", "", "is empty; give a value or leave it out"),
-        ("trace_id", "", "is empty"),
+        *((name, "", "is empty") for name in ("trace_id", "session_id", "user_id", "service", "release")),
+        ("tag", "", "is empty"),
+        ("min_latency_ms", "-1", "greater than or equal to 0"),
+        ("min_latency_ms", "slow", "valid number"),
+        ("min_latency_ms", "nan", "finite number"),
+        ("min_latency_ms", "1e999", "finite number"),
     ],
 )
 def test_a_filter_that_cant_be_used_is_told(filled, parameter, value, told):

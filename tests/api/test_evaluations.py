@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
+from api.conftest import NOON
+from api.test_errors import check_problem
 from dspy_ledger.api import schemas
+from dspy_ledger.api.queries.evaluations import one_evaluation
 
 PATH = "/v1/programs/p/evaluations"
 
@@ -47,6 +51,68 @@ def test_an_evaluation_saved_again_is_listed_once_as_it_is_now(ledger, api):
         ledger.evaluate("e", program_id="p", model_id="gpt", results={"accuracy": accuracy})
     ledger.fold()
     assert [item["results"] for item in api.items(PATH)] == [{"accuracy": 0.9}]
+
+
+def test_one_evaluation_comes_with_its_scores_and_rows(ledger, api):
+    ledger.register("p")
+    body = {"scores": [1, 0], "rows": [{"score": 1, "inputs": {"q": "?"}}, {"score": 0}]}
+    fields = {"program_id": "p", "content_hash": "c1:00", "results": {"score": 50}, "created_at": NOON}
+    for model_id in ("a", "b"):
+        evaluation = {"evaluation_id": "e/1", "model_id": model_id, **fields}
+        ledger.append("EvaluationSaved", evaluation, body=body if model_id == "a" else None)
+    ledger.evaluate("f", execution_id="x")
+    ledger.execute("x", model_id="a")
+    ledger.fold()
+    answer = api.get(f"{PATH}/e%2F1", model_id="a")
+    schemas.EvaluationDetail.model_validate_json(answer.content)
+    found = answer.json()
+    assert {name: found[name] for name in body} == body
+    (listed,) = api.items(PATH, model_id="a", version="1.0.0")[1:]
+    assert {name: found[name] for name in listed} == listed
+    newest = api.get(f"{PATH}/e%2F1").json()
+    assert (newest["model_id"], newest["rows"], newest["scores"]) == ("b", None, None)
+    assert api.get(f"{PATH}/e%2F1", as_of=2).json()["model_id"] == "a"
+    assert api.get(f"{PATH}/f").json()["execution_id"] == "x"
+    assert api.get(f"{PATH}/f", model_id="a").status_code == 200
+    assert api.get(f"{PATH}/f", as_of=4).status_code == 404
+
+
+@pytest.mark.parametrize("body", [[1], "text", 7, {}])
+def test_a_body_of_another_producer_has_no_rows(ledger, api, body):
+    ledger.register("p")
+    fields = {"evaluation_id": "e", "program_id": "p", "results": 1, "created_at": NOON}
+    ledger.append("EvaluationSaved", fields, body=body)
+    ledger.fold()
+    found = api.get(f"{PATH}/e").json()
+    assert (found["scores"], found["rows"]) == (None, None)
+
+
+@pytest.mark.parametrize("path", [f"{PATH}/none", f"{PATH}/e?model_id=none", "/v1/programs/q/evaluations/e"])
+def test_an_evaluation_that_is_not_there_is_a_404(ledger, api, path):
+    ledger.register("p")
+    ledger.evaluate("e", program_id="p", model_id="m")
+    ledger.fold()
+    problem = check_problem(api.get(path), 404)
+    assert problem["type"].endswith("unknown-program" if "/q/" in path else "unknown-evaluation")
+
+
+@pytest.mark.parametrize("asked", [{}, {"as_of": 1}])
+def test_one_evaluation_is_found_without_reading_all_of_them(ledger, api, asked):
+    ledger.register("p")
+    ledger.evaluate("e", program_id="p")
+    ledger.fold()
+    with api.app.state.sources.question() as question:
+        at = replace(question, as_of=asked.get("as_of"))
+        told: list[str] = []
+        question.db.set_trace_callback(told.append)
+        one_evaluation(at, "p", "e", None)
+        question.db.set_trace_callback(None)
+        plan = [row["detail"] for sql in told for row in question.db.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    used = [line for line in plan if line.startswith(("SEARCH ev", "SCAN ev"))]
+    assert used
+    assert all("SEARCH" in line for line in used)
+    if not asked:
+        assert all("evaluations_by_id" in line for line in used), used
 
 
 @pytest.mark.parametrize("version", [None, "1.0.0", "1.1.0", "7.0.0"])

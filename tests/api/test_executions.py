@@ -45,14 +45,18 @@ def world(make_ledger_and_api):
             "model_id": chance.choice(MODELS),
             "status": chance.choice(("ok", "ok", "error")),
             "trace_id": chance.choice((None, "trace-1", "trace-2")),
+            "session_id": chance.choice((None, "session-1", "session-2")),
+            "user_id": chance.choice((None, "ann", "bob")),
+            "tags": chance.sample(["a", "b", "ü"], chance.randint(0, 3)),
             # Clocks differ: time is not in order of position.
             "time": f"2026-11-{chance.randint(1, 20):02d}T{chance.randint(0, 23):02d}:00:00.000000Z",
         }
         environment = chance.choice((None, "production", "staging"))
-        position = ledger.execute(
-            **fact, context={"environment": environment} if environment else None, latency_ms=number
-        )
-        facts.append({**fact, "environment": environment, "position": position})
+        service, release = chance.choice((None, "cards")), chance.choice((None, "r1", "r2"))
+        context = {"environment": environment, "service": service, "release": release}
+        told = {name: value for name, value in context.items() if value is not None}
+        position = ledger.execute(**fact, context=told or None, latency_ms=number)
+        facts.append({**fact, **context, "latency_ms": number, "position": position})
         if number == 150:  # labels that executions before them wait for
             for (program_id, content_hash), label in list(LABELS.items())[3:]:
                 ledger.register(program_id, label, content_hash)
@@ -63,9 +67,12 @@ def world(make_ledger_and_api):
 def expected(facts, filters):
     def fits(fact):
         label = LABELS.get((fact["program_id"], fact["content_hash"]))
-        same = ("program_id", "model_id", "status", "trace_id", "environment")
+        same = ("program_id", "model_id", "status", "trace_id", "session_id", "user_id")
+        same = (*same, "environment", "service", "release")
         return (
             all(fact[name] == filters[name] for name in same if name in filters)
+            and set(filters.get("tag", ())) <= set(fact["tags"])
+            and fact["latency_ms"] >= filters.get("min_latency_ms", 0)
             and filters.get("version", label) == label
             and fact["time"] >= filters.get("since", "")
             and fact["time"] < filters.get("until", "3")
@@ -80,7 +87,13 @@ CHOICES = {
     "model_id": ("gpt", "openai/mini", "none"),
     "status": ("ok", "error"),
     "trace_id": ("trace-1", "trace-3"),
+    "session_id": ("session-1", "session-3"),
+    "user_id": ("ann", "nobody"),
     "environment": ("production", "staging", "test"),
+    "service": ("cards", "none"),
+    "release": ("r1", "r3"),
+    "tag": (["a"], ["ü", "b"], ["none"]),
+    "min_latency_ms": (250, 99.5),
     "since": ("2026-11-05T12:00:00.000000Z", "2026-11-19T00:00:00.000000Z"),
     "until": ("2026-11-10T00:00:00.000000Z", "2026-11-02T12:00:00.000000Z"),
 }
@@ -142,6 +155,8 @@ def test_wide_windows_and_many_contents_are_walked_otherwise_and_find_the_same(w
         {"environment": "test", "since": "2026-11-01T00:00:00.000000Z"},
         {"model_id": "none"},
         {"trace_id": "trace-3"},
+        {"session_id": "session-3"},
+        {"user_id": "ann", "model_id": "gpt"},
         {"program_id": "alpha"},
         {"program_id": "unheard-of"},
         {"version": "1.0.0"},
@@ -163,6 +178,35 @@ def test_a_filter_that_an_index_serves_never_reads_the_table_from_end_to_end(wor
         plan = [row["detail"] for sql in asked for row in question.db.execute(f"EXPLAIN QUERY PLAN {sql}")]
     assert plan
     assert "SCAN e" not in plan  # that is: by no index
+
+
+@given(
+    st.lists(st.sampled_from(list(schemas.Execution.model_fields)), min_size=1),
+    st.sampled_from([{}, {"version": "1.0.0"}, {"since": "2026-11-10", "tag": "a"}]),
+)
+def test_asked_for_some_fields_each_item_has_those_and_no_others(world, names, filters):
+    api, _facts = world
+    whole = api.items(PATH, limit=9, **filters)
+    found = api.items(PATH, limit=9, fields=",".join(names), **filters)
+    assert found == [{name: item[name] for name in names} for item in whole]
+
+
+def test_fields_may_change_from_page_to_page(world):
+    api, facts = world
+    found = api.walk(PATH, limit=120, fields="execution_id", between=lambda: None)
+    assert [item["execution_id"] for item in found] == expected(facts, {})
+    cursor = api.get(PATH, limit=1, fields="tags").json()["next_cursor"]
+    assert len(api.items(PATH, limit=1, cursor=cursor)[0]) == len(schemas.Execution.model_fields)
+
+
+def test_what_is_not_asked_for_is_not_read(world):
+    api, _facts = world
+    asked: list[str] = []
+    with api.app.state.sources.question() as question:
+        question.db.set_trace_callback(asked.append)
+        page_of_executions(question, ExecutionQuery(fields="status"))
+        question.db.set_trace_callback(None)
+    assert not any("versions" in sql or "error_message" in sql for sql in asked)
 
 
 def test_rows_carry_the_label_of_their_content_and_null_while_it_is_unknown(world):
@@ -274,6 +318,43 @@ def test_one_execution_comes_flat_with_its_event_body_and_feedback(ledger, api):
     assert (feedback["program_id"], feedback["program_version"]) == ("p", "1.0.0")
     assert feedback["model_id"] == "gpt"
     assert (feedback["results"], feedback["user_id"]) == ({"score": 1}, "ann")
+    assert found["feedback_count"] == 1
+
+
+def test_the_newest_feedback_stands_with_its_execution_and_all_of_it_in_a_list(ledger, api):
+    ledger.execute("x")
+    for number in range(103):
+        ledger.evaluate(f"f{number}", execution_id="x", results=number)
+    ledger.evaluate("own", program_id="p", execution_id="x")
+    ledger.evaluate("other", execution_id="y")
+    at = ledger.store.last_position()
+    ledger.evaluate("f0", execution_id="x", results="again")
+    ledger.fold()
+    found = api.get(f"{PATH}/x").json()
+    assert (len(found["feedback"]), found["feedback_count"]) == (100, 104)
+    every = api.walk(f"{PATH}/x/feedback", limit=30)
+    assert every[:100] == found["feedback"]
+    assert [item["evaluation_id"] for item in every] == ["f0", "own", *(f"f{n}" for n in range(102, 0, -1))]
+    assert every[0]["results"] == "again"
+    assert api.walk(f"{PATH}/x/feedback", as_of=at)[-1]["results"] == 0
+    assert api.get(f"{PATH}/x", as_of=50).json()["feedback_count"] == 49
+    assert api.get(f"{PATH}/y/feedback").status_code == 404
+
+
+def test_walking_feedback_gives_each_once_while_more_comes(ledger, api):
+    ledger.execute("x")
+    before = [f"f{number}" for number in range(20)]
+    for each in before:
+        ledger.evaluate(each, execution_id="x")
+    ledger.fold()
+    fresh = iter(range(100))
+
+    def arrive():
+        ledger.evaluate(f"new{next(fresh)}", execution_id="x")
+        ledger.fold()
+
+    found = [item["evaluation_id"] for item in api.walk(f"{PATH}/x/feedback", limit=3, between=arrive)]
+    assert found == before[::-1]
 
 
 def test_one_execution_without_body_shows_null(ledger, api):

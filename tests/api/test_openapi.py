@@ -39,6 +39,8 @@ def test_operation_ids_make_good_method_names(document):
         "list_versions": "/v1/programs/{program_id}/versions",
         "get_version": "/v1/programs/{program_id}/versions/{version}",
         "list_evaluations": "/v1/programs/{program_id}/evaluations",
+        "get_evaluation": "/v1/programs/{program_id}/evaluations/{evaluation_id}",
+        "list_feedback": "/v1/programs/executions/{execution_id}/feedback",
         "get_program_tree": "/v1/programs/{program_id}/tree",
         "get_matrix": "/v1/programs/{program_id}/matrix",
         "diff_versions": "/v1/programs/{program_id}/diff",
@@ -80,17 +82,8 @@ def test_filters_are_described_with_their_kinds(document):
         if each["in"] == "query"
     }
     assert list(parameters) == [
-        *(
-            "as_of",
-            "limit",
-            "cursor",
-            "program_id",
-            "version",
-            "model_id",
-            "status",
-            "trace_id",
-            "environment",
-        ),
+        *("as_of", "limit", "cursor", "fields", "program_id", "version", "model_id", "status", "trace_id"),
+        *("session_id", "user_id", "environment", "service", "release", "tag", "min_latency_ms"),
         *("since", "until"),
     ]
     assert parameters["status"]["schema"]["enum"] == ["ok", "error"]
@@ -122,8 +115,9 @@ def test_the_page_lists_every_path_with_its_filters(document):
     assert set(told) == set(document["paths"])
     for path, methods in document["paths"].items():
         named = {each["name"] for each in methods["get"].get("parameters", ()) if each["in"] == "query"}
-        _, _, filters = told[path].partition("filter")
-        assert set(re.findall(r"`(\w+)`", filters)) == named - {"as_of", "limit", "cursor"}
+        *_, filters = re.split("filters?|takes", told[path], maxsplit=1)
+        taken = set(re.findall(r"`(\w+)`", filters)) if filters != told[path] else set()
+        assert taken == named - {"as_of", "limit", "cursor", "fields"}, path
 
 
 def test_the_answers_on_the_page_are_whole_and_of_the_shape_that_is_described():

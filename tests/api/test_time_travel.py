@@ -21,8 +21,8 @@ from projector.ledgers import append, evaluation, execution, registration
 LISTS = ("/v1/programs", "/v1/programs/models", "/v1/programs/executions", "/v1/programs/p/versions")
 LISTS = (*LISTS, "/v1/programs/p/evaluations")
 ROUTES = (
-    *LISTS, "/v1/programs/p", "/v1/programs/p/tree", "/v1/programs/p/versions/1.0.0",
-    "/v1/programs/executions/x",
+    *LISTS, "/v1/programs/p", "/v1/programs/p/tree", "/v1/programs/p/versions/1.0.0", "/v1/programs/p/matrix",
+    "/v1/programs/p/evaluations/e", "/v1/programs/executions/x", "/v1/programs/executions/x/feedback",
 )  # fmt: skip
 
 
@@ -63,24 +63,45 @@ def questions() -> Iterator[tuple[str, dict]]:
     for path in ("/v1/programs/p", "/v1/programs/q"):
         for below in ("", "/versions", "/versions/1.0.0", "/versions/1.0.1", "/tree", "/evaluations"):
             yield path + below, {}
+        for filters in ({}, {"model_id": "n"}):
+            yield f"{path}/evaluations/again", filters
+        yield f"{path}/matrix", {}
+        yield f"{path}/diff", {"from": "1.0.0", "to": "1.0.1"}
         yield f"{path}/evaluations", {"version": "1.0.0"}
         yield f"{path}/evaluations", {"model_id": "m", "limit": 1}
     for number in (2, 5):
         yield f"/v1/programs/executions/e{number}", {}
+        yield f"/v1/programs/executions/e{number}/feedback", {"limit": 1}
 
 
 def answers(api: Api, **as_of: object) -> list:
-    """What every question is answered, but for totals, which have no past, and cursors, which say as_of."""
+    """What every question is answered, but for totals, which have no past, and cursors, which say as_of.
+
+    A cell of a matrix that only has totals is not there in the past.
+    """
     found = []
     for path, filters in questions():
         answer = api.get(path, **filters, **as_of)
         content = answer.json()
         if answer.status_code == 200:
             content.pop("totals", None)
+            if path.endswith("/matrix"):
+                content = without_totals(content)
             if content.pop("next_cursor", None):
                 content["items"] = api.walk(path, **filters, **as_of)
         found.append((path, filters, answer.status_code, content))
     return found
+
+
+def without_totals(matrix: dict) -> dict:
+    """What evaluations made of a matrix."""
+    cells = [{**cell, "totals": None} for cell in matrix["cells"] if cell["latest"] is not None]
+    used = {name: {cell[name] for cell in cells} for name in ("version", "model_id")}
+    axes = {
+        "versions": [label for label in matrix["versions"] if label is not None or None in used["version"]],
+        "models": [each for each in matrix["models"] if each in used["model_id"]],
+    }
+    return {**matrix, **axes, "cells": cells}
 
 
 @contextmanager

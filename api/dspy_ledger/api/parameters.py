@@ -19,9 +19,11 @@ from pydantic import (
     Field,
     ValidationError,
     WithJsonSchema,
+    field_validator,
 )
 from pydantic_core import ErrorDetails
 
+from dspy_ledger.api import schemas
 from dspy_ledger.api.cursors import Key, decode_cursor
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.timestamps import canonical_time
@@ -33,8 +35,10 @@ __all__ = [
     "DiffQuery",
     "EvaluationQuery",
     "ExecutionQuery",
+    "FeedbackQuery",
     "MatrixQuery",
     "ModelQuery",
+    "OneEvaluationQuery",
     "PageQuery",
     "PastQuery",
     "ProducerQuery",
@@ -105,6 +109,7 @@ def _few(tags: list[str]) -> list[str]:
 Given = Annotated[str, Field(min_length=1)]
 Moment = Annotated[str, BeforeValidator(moment)]
 AsOf = Annotated[int | str, BeforeValidator(_position_or_moment), WithJsonSchema({"type": "string"})]
+Tags = Annotated[list[Given], AfterValidator(_few)]
 Label = Annotated[Given, AfterValidator(_with_plus)]
 Bucket = Literal["hour", "day", "week", "month"]
 
@@ -127,19 +132,32 @@ class PastQuery(BaseModel):
 
 
 class PageQuery(BaseModel):
-    """What every list takes."""
+    """What every list takes; ``item`` is the shape of what it lists."""
 
     model_config = _CONFIG
 
     name: ClassVar[str]
+    item: ClassVar[type[BaseModel]]
     key: ClassVar[type[Key]] = int
 
     limit: int = Field(100, ge=1, le=1000, description="How many items a page has at most.")
     cursor: Given | None = Field(None, description="next_cursor of the page before, with the same filters.")
+    fields: Annotated[tuple[str, ...], WithJsonSchema({"type": "string"})] | None = Field(
+        None, description="The members that items are told with, with commas between them; all when left out."
+    )
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _known(cls, names: str) -> tuple[str, ...]:
+        known = cls.item.model_fields
+        for name in (asked := dict.fromkeys(names.split(","))):
+            if name not in known:
+                raise ValueError(f"items have no {name!r}; they have {', '.join(known)}")
+        return tuple(asked)
 
     def filters(self) -> dict[str, object]:
         """The filters that were given."""
-        return self.model_dump(exclude={"limit", "cursor"}, exclude_none=True)
+        return self.model_dump(exclude={"limit", "cursor", "fields"}, exclude_none=True)
 
     def after(self, **path: str) -> Key | None:
         """The last key of the page before; None on the first page.
@@ -156,11 +174,10 @@ class ProgramQuery(PageQuery, PastQuery):
     """Filters of the programs."""
 
     name = "programs"
+    item = schemas.Program
     key = str
 
-    tag: Annotated[list[Given], AfterValidator(_few)] = Field(
-        [], description="Has this tag. Repeat it for more: all must be there."
-    )
+    tag: Tags = Field([], description="Has this tag. Repeat it for more: all must be there.")
     q: Given | None = Field(None, description="Text in id, name or description; upper or lower case.")
 
 
@@ -168,12 +185,14 @@ class VersionQuery(PageQuery, PastQuery):
     """A program's versions have no filters."""
 
     name = "versions"
+    item = schemas.Version
 
 
 class ModelQuery(PageQuery, PastQuery):
     """Models have no filters."""
 
     name = "models"
+    item = schemas.Model
     key = str
 
 
@@ -181,6 +200,7 @@ class ProducerQuery(PageQuery):
     """Producers have no filters, and are told as they are now."""
 
     name = "producers"
+    item = schemas.Producer
     key = str
 
 
@@ -188,12 +208,14 @@ class DeadLetterQuery(PageQuery):
     """Dead letters have no filters, and are told as they are now."""
 
     name = "deadletters"
+    item = schemas.DeadLetter
 
 
 class ExecutionQuery(PageQuery, PastQuery):
     """Filters of the executions."""
 
     name = "executions"
+    item = schemas.Execution
 
     program_id: Given | None = None
     version: Label | None = Field(
@@ -202,7 +224,15 @@ class ExecutionQuery(PageQuery, PastQuery):
     model_id: Given | None = None
     status: Literal["ok", "error"] | None = None
     trace_id: Given | None = None
+    session_id: Given | None = None
+    user_id: Given | None = None
     environment: Given | None = None
+    service: Given | None = None
+    release: Given | None = None
+    tag: Tags = Field([], description="Has this tag. Repeat it for more: all must be there.")
+    min_latency_ms: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Took this many milliseconds or more."
+    )
     since: Moment | None = Field(
         None, description="Recorded by the host at this time or later (RFC 3339, or a date)."
     )
@@ -215,9 +245,23 @@ class EvaluationQuery(PageQuery, PastQuery):
     """Filters of a program's evaluations."""
 
     name = "evaluations"
+    item = schemas.Evaluation
 
     version: Label | None = Field(None, description="Version label, e.g. 1.0.0.")
     model_id: Given | None = None
+
+
+class FeedbackQuery(PageQuery, PastQuery):
+    """What was said of one execution has no filters."""
+
+    name = "feedback"
+    item = schemas.Evaluation
+
+
+class OneEvaluationQuery(PastQuery):
+    """Which of the evaluations under one id is meant."""
+
+    model_id: Given | None = Field(None, description="The one on this model; the newest when left out.")
 
 
 class MatrixQuery(PastQuery):

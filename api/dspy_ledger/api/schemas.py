@@ -10,10 +10,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 __all__ = [
+    "Asked",
     "DeadLetter",
     "DeadLetterPage",
     "Differences",
+    "Dropped",
     "Evaluation",
+    "EvaluationDetail",
     "EvaluationPage",
     "Event",
     "EventPage",
@@ -32,6 +35,7 @@ __all__ = [
     "ProgramPage",
     "ProgramTree",
     "Ready",
+    "Retried",
     "Stats",
     "Version",
     "VersionDetail",
@@ -243,8 +247,19 @@ class EvaluationPage(_Page):
     items: list[Evaluation]
 
 
+class EvaluationDetail(Evaluation):
+    """An evaluation with one score and one row per example; null when not captured, or erased."""
+
+    truncated: list[str]
+    source: str
+    sequence: int
+    recorded_at: str
+    scores: JsonValue
+    rows: JsonValue
+
+
 class ExecutionDetail(Execution):
-    """An execution with everything its event says, what went in and came out, and its feedback.
+    """An execution with everything its event says, what went in and came out, and its newest feedback.
 
     ``inputs``, ``outputs`` and ``calls`` are null when they were not captured or have been erased. Fields
     that this release does not know, of a newer producer, are there too.
@@ -269,7 +284,8 @@ class ExecutionDetail(Execution):
     inputs: JsonValue
     outputs: JsonValue
     calls: JsonValue
-    feedback: list[Evaluation]
+    feedback: list[Evaluation] = Field(description="The newest 100.")
+    feedback_count: int = Field(description="How many there are.")
 
 
 class Measured(_Shape):
@@ -500,6 +516,26 @@ class DeadLetterPage(_Page):
     """Dead letters, newest first."""
 
     items: list[DeadLetter]
+
+
+class Retried(_Shape):
+    """What became of a dead letter that was read again; each is 0 or 1."""
+
+    stored: int = Field(description="It was an event, and is in the ledger now.")
+    duplicates: int = Field(description="It was an event that the ledger had already.")
+    left: int = Field(description="It is a dead letter still.")
+
+
+class Dropped(_Shape):
+    """How many dead letters were given up: 0 when it was gone in the meantime."""
+
+    dropped: int
+
+
+class Asked(_Shape):
+    """What was asked for is not done yet; ``request`` is its number in the projector's log."""
+
+    request: int
 
 
 class Live(_Shape):

@@ -6,6 +6,8 @@ CREATE INDEX executions_by_id ON executions (execution_id);
 CREATE INDEX executions_by_program ON executions (program_id, content_hash);
 CREATE INDEX executions_by_model ON executions (model_id);
 CREATE INDEX executions_by_trace ON executions (trace_id) WHERE trace_id IS NOT NULL;
+CREATE INDEX executions_by_session ON executions (session_id) WHERE session_id IS NOT NULL;
+CREATE INDEX executions_by_user ON executions (user_id) WHERE user_id IS NOT NULL;
 CREATE INDEX executions_by_environment ON executions (environment) WHERE environment IS NOT NULL;
 CREATE INDEX executions_failed ON executions (position) WHERE status = 'error';
 CREATE INDEX executions_by_time ON executions (time);

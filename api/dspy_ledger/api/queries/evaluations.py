@@ -1,4 +1,4 @@
-"""Evaluations: a program's, newest first, and those of one execution.
+"""Evaluations: a program's, newest first, those of one execution, and one with its rows.
 
 Feedback names only its execution: program, content and (where it has none) model are the execution's.
 """
@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from dspy_ledger.api.parameters import EvaluationQuery
+from dspy_ledger.api.parameters import EvaluationQuery, FeedbackQuery
 from dspy_ledger.api.queries.paging import Item, items_of, page
 from dspy_ledger.api.queries.programs import require_program
 from dspy_ledger.api.reading import Question
+from dspy_ledger.store import StoredEvent
 
-__all__ = ["evaluations_of_execution", "page_of_evaluations"]
+__all__ = [
+    "count_feedback",
+    "newest_feedback",
+    "one_evaluation",
+    "page_of_evaluations",
+    "page_of_feedback",
+    "with_rows",
+]
 
 # The execution is joined only where it is needed: to feedback.
 _RESOLVED = """
@@ -76,13 +84,71 @@ def page_of_evaluations(question: Question, program_id: str, query: EvaluationQu
     return page(items, query, "position", program_id=program_id)
 
 
-def evaluations_of_execution(question: Question, execution_id: str) -> list[Item]:
-    """Everything that was said of one execution, newest first."""
+def page_of_feedback(question: Question, execution_id: str, query: FeedbackQuery) -> dict[str, Any]:
+    """Everything that was said of one execution, newest first by position."""
+    after = query.after(execution_id=execution_id)
+    items = _said(question, execution_id, after, query.limit + 1)
+    return page(items, query, "position", execution_id=execution_id)
+
+
+def newest_feedback(question: Question, execution_id: str, limit: int) -> list[Item]:
+    """What was said last of one execution, newest first."""
+    return _said(question, execution_id, None, limit)
+
+
+def count_feedback(question: Question, execution_id: str) -> int:
+    """How many evaluations are of one execution."""
+    (count,) = question.db.execute(
+        f"SELECT count(*) FROM evaluations ev WHERE ev.execution_id = ? AND {question.valid('ev')}",  # noqa: S608
+        (execution_id,),
+    ).fetchone()
+    return count  # type: ignore[no-any-return]
+
+
+def one_evaluation(
+    question: Question, program_id: str, evaluation_id: str, model_id: str | None
+) -> Item | None:
+    """One evaluation of a program or of its executions; the newest of those on any model.
+
+    Raises:
+        UnknownProgram: it is not registered.
+    """
+    require_program(question, program_id)
+    values: dict[str, object] = {"program": program_id, "id": evaluation_id, "model": model_id}
+    same = f"{question.valid('ev')} AND ev.evaluation_id = :id"
+    # Spelled as the index spells it.
+    own = f"{same} AND ifnull(ev.program_id, '') = :program"
+    feedback = f"{same} AND ifnull(ev.program_id, '') = '' AND x.program_id = :program"
+    if model_id is not None:
+        own += " AND ev.model_id = :model"
+        feedback += " AND ifnull(ev.model_id, x.model_id) = :model"
+    resolved = _resolved(question, own, feedback)
+    return next(iter(_items(question, f"{resolved} ORDER BY position DESC LIMIT 1", values)), None)
+
+
+def with_rows(evaluation: Item, event: StoredEvent) -> Item:
+    """An evaluation's row with what only its event tells: scores and rows are null once they are erased."""
+    body = event.body_json()
+    captured = body if isinstance(body, dict) else {}  # another producer's may be any JSON
+    return {
+        **evaluation,
+        "truncated": event.data.get("truncated") or [],
+        "source": event.source,
+        "sequence": event.sequence,
+        "recorded_at": event.recorded_at,
+        **{name: captured.get(name) for name in ("scores", "rows")},
+    }
+
+
+def _said(question: Question, execution_id: str, after: object, limit: int) -> list[Item]:
     said = f"{question.valid('ev')} AND ev.execution_id = :execution"
+    if after is not None:
+        said += " AND ev.position < :after"
     resolved = _resolved(
         question, f"{said} AND ev.program_id IS NOT NULL", f"{said} AND ev.program_id IS NULL"
     )
-    return _items(question, resolved, {"execution": execution_id})
+    values = {"execution": execution_id, "after": after, "limit": limit}
+    return _items(question, f"{resolved} ORDER BY position DESC LIMIT :limit", values)
 
 
 def _resolved(question: Question, own: str, feedback: str) -> str:

@@ -15,17 +15,16 @@ import msgspec
 from dspy_ledger.api.parameters import ExecutionQuery
 from dspy_ledger.api.queries.paging import Item, items_of, page
 from dspy_ledger.api.reading import Question
+from dspy_ledger.api.schemas import Execution
 from dspy_ledger.events import ExecutionCompleted
 from dspy_ledger.store import StoredEvent
 
 __all__ = ["one_execution", "page_of_executions", "with_event"]
 
-_COLUMNS = (
-    "e.position, e.execution_id, e.program_id, e.program_name, v.version AS program_version, e.content_hash,"
-    " e.model_id, e.provider, e.base_model, e.status, e.error_type, e.error_message, e.started_at, e.time,"
-    " e.latency_ms, e.input_tokens, e.output_tokens, e.cost_usd, e.model_pinned, e.trace_id, e.session_id,"
-    " e.user_id, e.tags, e.environment, e.service, e.release"
-)
+_COLUMNS = {
+    name: "v.version AS program_version" if name == "program_version" else f"e.{name}"
+    for name in Execution.model_fields
+}
 _VERSION = "v.program_id = e.program_id AND v.content_hash = e.content_hash"
 _FEW = 5000
 """Executions of one environment, or between since and until, that may be gone through for one page."""
@@ -60,9 +59,12 @@ def page_of_executions(question: Question, query: ExecutionQuery) -> dict[str, A
         for walk in walks
     )
     values = [value for walk in walks for value in (*walk.values, *rest_values)]
+    names = dict.fromkeys(("position", *(query.fields or _COLUMNS)))
+    labelled = _labelled(question) if "program_version" in names else ""
     rows = question.db.execute(
-        f"SELECT {_COLUMNS} FROM ({arms} ORDER BY position DESC LIMIT ?) w"  # noqa: S608
-        f" CROSS JOIN executions e ON e.position = w.position {_labelled(question)}",
+        f"SELECT {', '.join(map(_COLUMNS.__getitem__, names))}"  # noqa: S608
+        f" FROM ({arms} ORDER BY position DESC LIMIT ?) w"
+        f" CROSS JOIN executions e ON e.position = w.position {labelled}",
         (*values, query.limit + 1),
     )
     newest_first = sorted(_items(rows), key=lambda item: item["position"], reverse=True)
@@ -72,7 +74,7 @@ def page_of_executions(question: Question, query: ExecutionQuery) -> dict[str, A
 def one_execution(question: Question, execution_id: str) -> Item | None:
     """One execution's row; the first, should several events claim the id."""
     rows = question.db.execute(
-        f"SELECT {_COLUMNS} FROM executions e {_labelled(question)}"  # noqa: S608
+        f"SELECT {', '.join(_COLUMNS.values())} FROM executions e {_labelled(question)}"  # noqa: S608
         f" WHERE e.execution_id = ? AND {question.seen('e')} ORDER BY e.position LIMIT 1",
         (execution_id,),
     )
@@ -107,8 +109,9 @@ def _walks(question: Question, query: ExecutionQuery) -> list[_Walk]:
     contents = _contents(question, query)
     if contents is not None and not contents:
         return []
-    if query.trace_id is not None:
-        return [_Walk("INDEXED BY executions_by_trace", "e.trace_id = ?", [query.trace_id])]
+    for name in ("trace", "session", "user"):
+        if (value := getattr(query, f"{name}_id")) is not None:
+            return [_Walk(f"INDEXED BY executions_by_{name}", f"e.{name}_id = ?", [value])]
     if (few := _few(question.db, query)) is not None:
         return [few]
     if query.status == "error":  # spelled as the partial index spells it
@@ -180,13 +183,21 @@ def _rest(question: Question, query: ExecutionQuery, after: object) -> tuple[str
         ("e.model_id = ?", query.model_id),
         ("e.status = ?", query.status),
         ("e.trace_id = ?", query.trace_id),
+        ("e.session_id = ?", query.session_id),
+        ("e.user_id = ?", query.user_id),
         ("e.environment = ?", query.environment),
+        ("e.service = ?", query.service),
+        ("e.release = ?", query.release),
+        ("e.latency_ms >= ?", query.min_latency_ms),
         ("e.time >= ?", query.since),
         ("e.time < ?", query.until),
     ):
         if value is not None:
             terms.append(term)
             values.append(value)
+    for tag in query.tag:
+        terms.append("e.tags <> '[]' AND EXISTS (SELECT 1 FROM json_each(e.tags) WHERE value = ?)")
+        values.append(tag)
     if query.version is not None:
         terms.append(f"? = (SELECT v.version FROM versions v WHERE {_VERSION} AND {question.seen('v')})")  # noqa: S608
         values.append(query.version)
@@ -196,5 +207,6 @@ def _rest(question: Question, query: ExecutionQuery, after: object) -> tuple[str
 def _items(rows: sqlite3.Cursor) -> list[Item]:
     items = items_of(rows, json=("tags",))
     for item in items:
-        item["model_pinned"] = bool(item["model_pinned"])
+        if "model_pinned" in item:
+            item["model_pinned"] = bool(item["model_pinned"])
     return items

@@ -18,7 +18,7 @@ Item = dict[str, Any]
 
 
 def page(items: Sequence[Item], query: PageQuery, key: str, **path: str) -> dict[str, Any]:
-    """A list's answer.
+    """A list's answer, its items with the members that were asked for.
 
     Args:
         items: up to ``query.limit + 1`` items in the list's order.
@@ -29,12 +29,15 @@ def page(items: Sequence[Item], query: PageQuery, key: str, **path: str) -> dict
     more = len(items) > query.limit
     items = items[: query.limit]
     cursor = encode_cursor(query.name, {**query.filters(), **path}, items[-1][key]) if more else None
+    if query.fields is not None:
+        items = [{name: item[name] for name in query.fields} for item in items]
     return {"items": items, "next_cursor": cursor}
 
 
 def items_of(rows: sqlite3.Cursor, json: Collection[str] = ()) -> list[Item]:
-    """The rows of an answered question; the columns named in ``json`` go out as they are, undecoded."""
+    """The rows of an answered question; those of its columns in ``json`` go out as they are, undecoded."""
     names = [column[0] for column in rows.description]
+    json = [name for name in json if name in names]
     # Four times as fast as dict(row), which asks the row for each name.
     items = [dict(zip(names, row, strict=False)) for row in rows]
     for item in items:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from dspy_ledger.api import schemas
-from dspy_ledger.api.parameters import ExecutionQuery, PastQuery, described, read_query
+from dspy_ledger.api.parameters import ExecutionQuery, FeedbackQuery, PastQuery, described, read_query
 from dspy_ledger.api.problems import UnknownExecution
-from dspy_ledger.api.queries.evaluations import evaluations_of_execution
+from dspy_ledger.api.queries.evaluations import count_feedback, newest_feedback, page_of_feedback
 from dspy_ledger.api.queries.executions import one_execution, page_of_executions, with_event
 from dspy_ledger.api.reading import ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.routes.documented import answers
 
 __all__ = ["router"]
+
+_MOST_FEEDBACK = 100
+"""What one execution is told with; there is a list of all."""
 
 router = APIRouter(prefix="/v1/programs/executions", tags=["executions"])
 
@@ -33,7 +36,7 @@ async def list_executions(request: Request) -> JSONResponse:
 
 @router.get(
     "/{execution_id}",
-    summary="One execution with inputs, outputs, calls and feedback",
+    summary="One execution with inputs, outputs, calls and the newest feedback",
     responses=answers(schemas.ExecutionDetail, 400, 404, 503),
     openapi_extra=described(PastQuery),
 )
@@ -44,5 +47,24 @@ async def get_execution(request: Request, execution_id: str) -> JSONResponse:
         if execution is None:
             raise UnknownExecution(execution_id)
         event = sources_of(request).event_at(execution["position"], execution_id=execution_id)
-        feedback = evaluations_of_execution(question, execution_id)
-        return question.answer({**with_event(execution, event), "feedback": feedback})
+        feedback = newest_feedback(question, execution_id, _MOST_FEEDBACK)
+        count = len(feedback)
+        if count == _MOST_FEEDBACK:
+            count = count_feedback(question, execution_id)
+        told = {**with_event(execution, event), "feedback": feedback, "feedback_count": count}
+        return question.answer(told)
+
+
+@router.get(
+    "/{execution_id}/feedback",
+    summary="What was said of one execution, newest first",
+    responses=answers(schemas.EvaluationPage, 400, 404, 503),
+    openapi_extra=described(FeedbackQuery),
+)
+async def list_feedback(request: Request, execution_id: str) -> JSONResponse:
+    """Feedback, and evaluations of programs that name the execution."""
+    query = read_query(request, FeedbackQuery)
+    with ask(request, query) as question:
+        if one_execution(question, execution_id) is None:
+            raise UnknownExecution(execution_id)
+        return question.answer(page_of_feedback(question, execution_id, query))

@@ -12,13 +12,14 @@ from dspy_ledger.api.parameters import (
     EvaluationQuery,
     MatrixQuery,
     ModelQuery,
+    OneEvaluationQuery,
     PastQuery,
     ProgramQuery,
     VersionQuery,
     described,
     read_query,
 )
-from dspy_ledger.api.queries.evaluations import page_of_evaluations
+from dspy_ledger.api.queries.evaluations import one_evaluation, page_of_evaluations, with_rows
 from dspy_ledger.api.queries.matrix import matrix
 from dspy_ledger.api.queries.models import page_of_models
 from dspy_ledger.api.queries.programs import one_program, page_of_programs, require_program
@@ -32,6 +33,7 @@ from dspy_ledger.api.queries.versions import (
 from dspy_ledger.api.reading import ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.routes.documented import answers
+from dspy_ledger.errors import UnknownEvaluation
 from dspy_ledger.lineage import program_tree, programs_below
 
 __all__ = ["router"]
@@ -119,6 +121,23 @@ async def list_evaluations(request: Request, program_id: str) -> JSONResponse:
     query = read_query(request, EvaluationQuery)
     with ask(request, query) as question:
         return question.answer(page_of_evaluations(question, program_id, query))
+
+
+@router.get(
+    "/{program_id}/evaluations/{evaluation_id:path}",  # hosts choose these ids, and may put a slash in
+    summary="One evaluation with its scores and rows",
+    responses=answers(schemas.EvaluationDetail, 400, 404, 503),
+    openapi_extra=described(OneEvaluationQuery),
+)
+async def get_evaluation(request: Request, program_id: str, evaluation_id: str) -> JSONResponse:
+    """An id stands for one evaluation on each model: the newest is told unless `model_id` is given."""
+    query = read_query(request, OneEvaluationQuery)
+    with ask(request, query) as question:
+        evaluation = one_evaluation(question, program_id, evaluation_id, query.model_id)
+        if evaluation is None:
+            raise UnknownEvaluation(program_id, evaluation_id, query.model_id)
+        event = sources_of(request).event_at(evaluation["position"], evaluation_id=evaluation_id)
+        return question.answer(with_rows(evaluation, event))
 
 
 @router.get(
