@@ -17,17 +17,19 @@ from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import sha256
 from hmac import compare_digest
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from dspy_ledger.database import told_of_disk
-from dspy_ledger.errors import InvalidInput, NotFound, StoreError
+from dspy_ledger.errors import InvalidInput, NotFound, StartupError, StoreError
 from dspy_ledger.files import make_folder, write_atomically
+from dspy_ledger.settings import Settings
 from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
 
-__all__ = ["KEYRING", "SESSION_DAYS", "ApiKey", "Keyring", "Scope"]
+__all__ = ["KEYRING", "SESSION_DAYS", "ApiKey", "Keyring", "Scope", "may_be_open", "require_key"]
 
 KEYRING = "keyring.json"
 """The file in the data dir that keys and sessions lie in."""
@@ -138,6 +140,10 @@ class Keyring:
         same = compare_digest(_hash(text), key.hash if key else _NOBODY)
         return key if key is not None and same and key.state(utc_now()) == "valid" else None
 
+    def is_valid(self, key: ApiKey) -> bool:
+        """Whether a key is still what it was, and valid."""
+        return self._read().keys.get(key.id) == key and key.state(utc_now()) == "valid"
+
     def begin_session(self, key: ApiKey) -> str:
         """A token that stands for a key, for :data:`SESSION_DAYS`, until it or the key is ended."""
         token, now = _letters(_SECRET), utc_now()
@@ -216,6 +222,34 @@ class Keyring:
             f"the keys in {self._path} can't be read ({error}); give this user the right to, or put the file"
             " back from a copy, or remove it and create keys anew"
         )
+
+
+def may_be_open(settings: Settings) -> bool:
+    """Whether the API may answer without a key while none was created: to this machine, or on request."""
+    return settings.api_insecure or _is_loopback(settings.api_host)
+
+
+def require_key(settings: Settings) -> None:
+    """See that the API is not open beyond this machine.
+
+    Raises:
+        StartupError: it would be; the message says what to do.
+        StoreError: the keys can't be read.
+    """
+    if not may_be_open(settings) and Keyring(settings.data_dir).is_empty():
+        raise StartupError(
+            f"other machines may reach {settings.api_host}, and no key was created that they would need; run"
+            " `dspy-ledger keys create` first, or pass --insecure to answer everybody"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _letters(count: int) -> str:

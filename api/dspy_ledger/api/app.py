@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from dspy_ledger.api.access import Access, with_security
 from dspy_ledger.api.consistency import WaitForView, with_min_headers
 from dspy_ledger.api.counting import CountRequests, Counts
 from dspy_ledger.api.following import Following
@@ -18,6 +19,7 @@ from dspy_ledger.api.pages import routes as pages
 from dspy_ledger.api.problems import ProblemsForCrashes, handle_errors
 from dspy_ledger.api.reading import Sources
 from dspy_ledger.api.routes import (
+    admin,
     deadletters,
     events,
     executions,
@@ -25,10 +27,13 @@ from dspy_ledger.api.routes import (
     metrics,
     producers,
     programs,
+    signin,
     stats,
 )
 from dspy_ledger.api.routes.documented import with_problem_media_type
+from dspy_ledger.api.security_headers import SecurityHeaders
 from dspy_ledger.api.streaming import Streams
+from dspy_ledger.keyring import Keyring
 from dspy_ledger.settings import Settings
 
 __all__ = ["create_app"]
@@ -58,21 +63,26 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.sources = sources
     app.state.streams = Streams(sources, following, settings.api_streams)
     app.state.counts = Counts()
+    app.state.keyring = Keyring(settings.data_dir)
+    app.state.refused_keys = signin.Refusals()
     # Before programs: there {program_id} would take "executions" for an id.
-    for routes in (executions, programs, stats, events, producers, deadletters, health, metrics):
+    for routes in (executions, programs, stats, events, producers, deadletters, admin, health, metrics):
         app.include_router(routes.router)
     app.include_router(pages.router)
+    app.include_router(signin.router)
     handle_errors(app)
     # The last is the outermost.
     app.add_middleware(WaitForView, following=following)
+    app.add_middleware(Access, settings=settings, keyring=app.state.keyring)
     app.add_middleware(LimitTarget)
     app.add_middleware(ProblemsForCrashes)
     app.add_middleware(CountRequests, counts=app.state.counts)
+    app.add_middleware(SecurityHeaders)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            app.openapi_schema = with_min_headers(with_problem_media_type(document))
+            app.openapi_schema = with_security(with_min_headers(with_problem_media_type(document)))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

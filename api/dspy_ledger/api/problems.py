@@ -78,7 +78,7 @@ def problem(
     return JSONResponse(
         content,
         status,
-        {**position_header(request), **(headers or {})},
+        {**(position_header(request) if status != 401 else {}), **(headers or {})},
         "application/problem+json",
     )
 
@@ -123,7 +123,7 @@ def handle_errors(app: FastAPI) -> None:
     async def framework(request: Request, error: HTTPException) -> Response:
         detail = {
             404: "there is no such path; /openapi.json lists those there are",
-            405: f"{request.method} is not for this path; GET is",
+            405: f"{request.method} is not for this path; {(error.headers or {}).get('Allow', 'GET')} is",
         }.get(error.status_code, error.detail)
         return problem(request, error.status_code, detail, headers=error.headers)
 

@@ -16,6 +16,7 @@ import uvicorn
 from dspy_ledger.api.app import create_app
 from dspy_ledger.api.connection import MOST_HEAD, Connection
 from dspy_ledger.errors import StartupError
+from dspy_ledger.keyring import require_key
 from dspy_ledger.logs import log_to_stderr
 from dspy_ledger.settings import Settings
 
@@ -30,8 +31,10 @@ def run_api(settings: Settings) -> None:
     Prints one line with the URL once requests are answered. ``api_port=0`` takes a free port.
 
     Raises:
-        StartupError: the address can't be listened on; the message says what to do.
+        StartupError: the address can't be listened on, or others could reach it without a key; the message
+            says what to do.
     """
+    require_key(settings)
     with closing(_listen(settings.api_host, settings.api_port)) as listener:
         _log(settings)
         app = create_app(settings)

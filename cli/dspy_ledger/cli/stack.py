@@ -19,6 +19,7 @@ from dspy_ledger.cli.broker import broker_command, port_is_free
 from dspy_ledger.cli.supervisor import Child
 from dspy_ledger.errors import StartupError
 from dspy_ledger.files import make_folder
+from dspy_ledger.keyring import require_key
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 
@@ -69,13 +70,14 @@ def stack(settings: Settings, *, embedded_broker: bool, log: Callable[[str, str]
     """The children to supervise, in the order of their start.
 
     Raises:
-        StartupError: a port is taken, or no broker is to be found.
+        StartupError: a port is taken, no broker is to be found, or others could reach the API without a key.
     """
     if settings.api_port and not port_is_free(settings.api_host, settings.api_port):
         raise StartupError(
             f"port {settings.api_port} on {settings.api_host} is in use; set DSPY_LEDGER_API_PORT to another"
         )
     _check_folders(settings)
+    require_key(settings)
     env = environment(settings)
     children = []
     if embedded_broker:

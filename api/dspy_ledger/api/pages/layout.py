@@ -20,7 +20,7 @@ from dspy_ledger.api.parameters import read_query
 from dspy_ledger.api.reading import Question, sources_of
 from dspy_ledger.api.responses import dump
 
-__all__ = ["Page", "decoded", "problem_page", "read_form", "show", "wants_page"]
+__all__ = ["Page", "decoded", "problem_page", "read_form", "show", "show_alone", "wants_page"]
 
 _SECTIONS: Final = (("Overview", "/"), ("Executions", "/executions"), ("Ledger", "/ledger"))
 Q = TypeVar("Q", bound=BaseModel)
@@ -103,8 +103,16 @@ def problem_page(
     request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> HTMLResponse:
     """An error as a page that says what to do."""
-    content = {"status": status, "title": HTTPStatus(status).phrase, "detail": detail}
-    return HTMLResponse(_render("problem.html", _page(request, has_past=False), content), status, headers)
+    title = HTTPStatus(status).phrase
+    content = {"status": status, "title": title, "detail": detail}
+    return show_alone(request, "problem.html", status, headers, **content)
+
+
+def show_alone(
+    request: Request, template: str, code: int, headers: Mapping[str, str] | None = None, **content: Any
+) -> HTMLResponse:
+    """A page that is of no question, with that status."""
+    return HTMLResponse(_render(template, _page(request, has_past=False), content), code, headers)
 
 
 def wants_page(request: Request) -> bool:

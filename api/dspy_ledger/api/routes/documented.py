@@ -15,7 +15,7 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 _PROBLEMS = {
     400: "A parameter or the cursor can't be used.",
-    404: "No such program, version or execution is known.",
+    404: "There is no such thing, or it is not known yet.",
     503: "There is no view or event store to answer from yet; Retry-After says when to ask again.",
 }
 _HEADERS = {
@@ -53,6 +53,6 @@ def with_problem_media_type(document: dict[str, Any]) -> dict[str, Any]:
     for path in document["paths"].values():
         for operation in path.values():
             for status, response in operation["responses"].items():
-                if status != "200" and "application/json" in response.get("content", {}):
+                if not status.startswith("2") and "application/json" in response.get("content", {}):
                     response["content"] = {PROBLEM_MEDIA_TYPE: response["content"]["application/json"]}
     return document
