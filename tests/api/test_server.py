@@ -21,11 +21,11 @@ RUN += "run_api(load_settings(_env_file=None))"
 
 
 @contextmanager
-def running(folder, **more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and the URL that it printed."""
+def running(folder, before: str = "", **more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, which does something before it serves, and the URL that it printed."""
     env = {"DSPY_LEDGER_DATA_DIR": str(folder), "DSPY_LEDGER_API_PORT": "0", **more}
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN],
+        [sys.executable, "-c", f"{before}\n{RUN}"],
         env=env,
         cwd=folder,
         stdout=subprocess.PIPE,

@@ -31,7 +31,17 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
         super().pause_writing()
-        self._stalled = self.loop.call_later(_PATIENCE, self.transport.abort)
+        self._wait(self.transport.get_write_buffer_size())
+
+    def _wait(self, left: int) -> None:
+        self._stalled = self.loop.call_later(_PATIENCE, self._unless_taken, left)
+
+    def _unless_taken(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < before:
+            self._wait(left)
+        else:
+            self.transport.abort()
 
     def resume_writing(self) -> None:
         """It has taken what was waiting."""

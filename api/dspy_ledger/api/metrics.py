@@ -1,38 +1,50 @@
 """The ledger as Prometheus sees it: positions, lags, losses, and what producers recorded.
 
-Everything is read when it is asked for, from store, view and directory; nothing is counted here, so every
-API process tells the same.
+Everything about the ledger is read when it is asked for, from store, view and directory, so every API process
+tells the same. What an API process answered is its own, and begins anew with it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 
 import orjson
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
+from dspy_ledger.api.counting import BOUNDS, Counts
 from dspy_ledger.files import LEASE, is_locked
 from dspy_ledger.store import EventStore, ProducerAccount
 from dspy_ledger.streams import Reading
-from dspy_ledger.timestamps import to_datetime
+from dspy_ledger.timestamps import to_datetime, utc_now
 
 __all__ = ["Gauges", "directory_position", "exposition"]
 
 _RECENT = 3600.0
 """Seconds after its last event that a producer which lost nothing has lines of its own."""
 
+_MOST_PRODUCERS = 100
+"""Producers with lines of their own: those seen last, first of those that lost something."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """What is told, read at one moment.
 
-    ``running``: whether a projector writes. ``positions`` are those of the projections that could be asked;
+    ``running``: whether a projector writes. ``positions`` are those of the projections that could be asked,
+    ``waiting`` how many seconds the first event that one has not folded is stored already (0: it has all);
     ``reading`` is how the stream is read, None when that is not known.
     """
 
@@ -40,6 +52,7 @@ class Gauges:
     position: int
     recorded_at: str | None
     positions: dict[str, int]
+    waiting: dict[str, float]
     parked: dict[str, int]
     dead_letters: int
     producers: list[ProducerAccount]
@@ -56,6 +69,7 @@ class Gauges:
             position=last,
             recorded_at=newest.recorded_at if newest else None,
             positions=positions,
+            waiting={name: _waiting(store, at) for name, at in positions.items()},
             parked=dict(Counter(parked.projection for parked in store.parked())),
             dead_letters=store.dead_letter_count(),
             producers=store.producers(),
@@ -70,11 +84,52 @@ def directory_position(data_dir: Path) -> dict[str, int]:
     return {}
 
 
-def exposition(gauges: Gauges) -> bytes:
-    """The gauges in Prometheus's text format."""
+def exposition(gauges: Gauges, counts: Counts, streams: int) -> bytes:
+    """All of it in Prometheus's text format.
+
+    Args:
+        gauges: of the ledger.
+        counts: of this process.
+        streams: how many read its live stream.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(gauges))
+    registry.register(_Answers(counts, streams))
     return generate_latest(registry)
+
+
+def _waiting(store: EventStore, position: int) -> float:
+    event = store.event_at(position + 1)
+    if event is None:
+        return 0.0
+    return max(0.0, (to_datetime(utc_now()) - to_datetime(event.recorded_at)).total_seconds())
+
+
+class _Answers(Collector):
+    def __init__(self, counts: Counts, streams: int) -> None:
+        self._counts = counts
+        self._streams = streams
+
+    def collect(self) -> Iterable[Metric]:
+        yield _one("dspy_ledger_api_streams", "Readers of this process's live event stream.", self._streams)
+        requests = CounterMetricFamily(
+            "dspy_ledger_api_requests",
+            "Answers of this process by method, path template and status.",
+            labels=["method", "path", "status"],
+        )
+        for (method, path, status), count in self._counts.requests.items():
+            requests.add_metric([method, path, str(status)], count)
+        yield requests
+        durations = HistogramMetricFamily(
+            "dspy_ledger_api_request_seconds",
+            "Seconds from a request to the beginning of its answer.",
+            labels=["path"],
+        )
+        bounds = [*map(str, BOUNDS), "+Inf"]
+        for path, buckets in self._counts.durations.items():
+            cumulated = list(zip(bounds, accumulate(buckets), strict=True))
+            durations.add_metric([path], cumulated, self._counts.seconds[path])
+        yield durations
 
 
 class _Collector(Collector):
@@ -101,6 +156,12 @@ class _Collector(Collector):
             "Events in the store that a projection has not folded yet.",
             "projection",
             {name: max(0, told.position - at) for name, at in told.positions.items()},
+        )
+        yield _many(
+            "dspy_ledger_projection_lag_seconds",
+            "How long the first event that a projection has not folded is stored already; 0 when it has all.",
+            "projection",
+            self._gauges.waiting,
         )
         yield _many(
             "dspy_ledger_parked_events",
@@ -137,16 +198,19 @@ class _Collector(Collector):
         totals: Counter[str] = Counter()
         own = GaugeMetricFamily(
             "dspy_ledger_producer_events",
-            "The same of one producer: those that lost events or were seen within the last hour.",
+            "The same of one producer: at most 100 that lost events or were seen within the last hour.",
             labels=["source", "state"],
         )
+        notable: list[tuple[bool, str, str, dict[str, int]]] = []
         for account in self._gauges.producers:
             states = _states(account)
             totals.update(states)
             lost = any(states[name] for name in ("dead_lettered", "dropped", "unconfirmed", "missing"))
             if lost or self._is_recent(account):
-                for state, count in states.items():
-                    own.add_metric([account.source, state], count)
+                notable.append((lost, account.last_seen, account.source, states))
+        for _, _, source, states in sorted(notable, key=itemgetter(0, 1), reverse=True)[:_MOST_PRODUCERS]:
+            for state, count in states.items():
+                own.add_metric([source, state], count)
         for state, count in totals.items():
             all_events.add_metric([state], count)
         yield all_events
@@ -177,7 +241,7 @@ def _one(name: str, help_text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, help_text, value=value)
 
 
-def _many(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric:
+def _many(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(name, help_text, labels=[label])
     for of, value in values.items():
         family.add_metric([of], value)

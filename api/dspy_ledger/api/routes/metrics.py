@@ -30,4 +30,5 @@ async def get_metrics(request: Request) -> Response:
     with sources.question() as question:
         positions = {"sql": question.position, **directory_position(sources.data_dir)}
     gauges = sources.ask_store(lambda store: Gauges.read(store, sources.data_dir, sources.stream, positions))
-    return Response(exposition(gauges), media_type=CONTENT_TYPE_LATEST)
+    app = request.app.state
+    return Response(exposition(gauges, app.counts, app.streams.open), media_type=CONTENT_TYPE_LATEST)

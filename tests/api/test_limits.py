@@ -1,0 +1,109 @@
+"""What is too long, too slow or stands still is ended with an answer that says so, where one can be given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from http.client import HTTPConnection
+
+import httpx
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from api.test_errors import check_problem
+from api.test_server import running
+from dspy_ledger.api import connection, reading
+
+
+@pytest.fixture
+def url(ledger, api_settings):
+    ledger.register("p")
+    ledger.fold()
+    with running(api_settings.data_dir) as (_, url):
+        yield url
+
+
+@pytest.mark.parametrize("path", ["/v1/programs", "/v1/programs/executions", "/health/live"])
+def test_a_query_that_nobody_means_is_a_problem_and_the_connection_goes_on(url, path):
+    with httpx.Client(base_url=url) as client:
+        problem = check_problem(client.get(path, params={"q": "x" * 16_000}), 414, path)
+        assert problem["type"] == "urn:dspy-ledger:problem:too-long"
+        assert "at most 8192" in problem["detail"]
+        check_problem(client.get(f"/v1/programs/{'x' * 40_000}"), 414)
+        assert client.get("/v1/programs", params={"q": "x" * 8000}).status_code == 200
+
+
+@pytest.mark.parametrize("size", [300_000, 5_000_000])
+def test_a_head_that_is_too_large_is_answered_before_the_connection_ends(url, size):
+    """Uvicorn ended the connection while the client still wrote, which never saw the answer."""
+    for target, headers in ((f"/v1/programs?q={'x' * size}", {}), ("/v1/programs", {"X-Much": "x" * size})):
+        client = HTTPConnection(url.removeprefix("http://"), timeout=20)
+        client.request("GET", target, headers=headers)
+        answer = client.getresponse()
+        problem = json.load(answer)
+        assert (answer.status, problem["status"]) == (431, 431)
+        assert answer.getheader("Content-Type") == "application/problem+json"
+        assert "larger than 65536 bytes" in problem["detail"]
+        client.close()
+    assert httpx.get(f"{url}/v1/programs").status_code == 200
+
+
+def test_what_is_no_http_is_answered_as_such(url):
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        answer = b""
+        while more := client.recv(4096):
+            answer += more
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n")
+    assert b'"status":400' in answer
+
+
+def test_a_question_that_takes_too_long_says_to_narrow_it_and_the_next_is_answered(ledger, api, monkeypatch):
+    ledger.register("p")
+    ledger.fold()
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+    def ask_for_ever(question, query):
+        question.db.execute(endless).fetchone()
+
+    monkeypatch.setattr(api.app.state.sources, "_seconds", 0.2)
+    monkeypatch.setattr("dspy_ledger.api.routes.programs.page_of_programs", ask_for_ever)
+    answer = api.get("/v1/programs")
+    problem = check_problem(answer, 503, "/v1/programs")
+    assert problem["type"] == "urn:dspy-ledger:problem:took-too-long"
+    assert "narrow the question" in problem["detail"]
+    assert "DSPY_LEDGER_API_QUERY_SECONDS" in problem["detail"]
+    assert answer.headers["ledger-position"] == "1"
+    monkeypatch.undo()
+    assert len(api.items("/v1/programs")) == 1
+    monkeypatch.setattr(api.app.state.sources, "_seconds", 0.2)
+    with pytest.raises(reading.TookTooLong):
+        api.app.state.sources.ask_store(lambda store: store._db.execute(endless).fetchone())
+
+
+class Transport(asyncio.Transport):
+    """Holds so many bytes at each look."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self.sizes, self.aborted = list(sizes), asyncio.Event()
+
+    def get_write_buffer_size(self) -> int:
+        return self.sizes.pop(0)
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+async def test_a_client_that_takes_some_of_what_it_is_sent_has_more_time(monkeypatch):
+    monkeypatch.setattr(connection, "_PATIENCE", 0.01)
+    config = uvicorn.Config(lambda: None, http=connection.Connection, log_config=None)
+    transport = Transport(9, 8, 7, 1, 1, 0)
+    client = connection.Connection(config, ServerState(), {})
+    client.connection_made(transport)
+    client.pause_writing()
+    await transport.aborted.wait()
+    assert transport.sizes == [0]
