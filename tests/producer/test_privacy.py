@@ -9,7 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import reduce
-from time import perf_counter
+from time import thread_time
 
 import dspy
 import orjson
@@ -544,9 +544,9 @@ def test_a_pattern_takes_time_in_proportion_to_the_text(rule, data) -> None:
         text = unit * (size // len(unit))
         took = []
         for _ in range(2):
-            began = perf_counter()
+            began = thread_time()
             rewritten(text, [rule])
-            took.append(perf_counter() - began)
+            took.append(thread_time() - began)
         return min(took)
 
     assert seconds(200_000) < 0.2 + 8 * seconds(50_000)

@@ -10,7 +10,7 @@ import types
 import weakref
 from contextlib import suppress
 from itertools import combinations
-from time import perf_counter
+from time import thread_time
 
 import dspy
 import pytest
@@ -272,9 +272,9 @@ def test_watch_lets_the_hosts_own_attributes_change():
 def test_a_large_list_of_texts_is_read_in_passing():
     program = Limited()
     program.corpus = [str(number) for number in range(300_000)]
-    started = perf_counter()
+    started = thread_time()
     canonicalize(program)
-    assert perf_counter() - started < 0.3
+    assert thread_time() - started < 0.3
 
 
 @pytest.mark.parametrize("make", [Rag, Chooses])

@@ -100,7 +100,7 @@ def test_with_redis_away_registering_and_running_go_on_and_arrive_under_one_vers
         for manager in managers:
             begun = perf_counter()
             first = manager.register_program(Predictor, name="Text Completion")
-            assert perf_counter() - begun < 1
+            assert perf_counter() - begun < 3
             assert (first.version, first.provisional) == ("1.0.0", True)
             assert manager.register_program(Predictor, name="Text Completion") == first
             result, info = asyncio.run(manager.execute_program("text_completion", MODEL, {"input": "x"}))

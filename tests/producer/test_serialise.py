@@ -12,7 +12,7 @@ import json
 import uuid
 from collections import OrderedDict, UserDict, deque, namedtuple
 from pathlib import PurePosixPath
-from time import perf_counter
+from time import thread_time
 
 import dspy
 import numpy as np
@@ -256,9 +256,9 @@ def test_a_value_that_shares_its_parts_without_end_takes_bounded_time() -> None:
     for _ in range(40):
         shared = [shared, shared]  # 2⁴⁰ texts, if they were counted out
     walk = Walk(longest=1 << 20)
-    began = perf_counter()
+    began = thread_time()
     assert len(encode(walk.plain(shared))) < 1 << 24
-    assert perf_counter() - began < 10
+    assert thread_time() - began < 10
     assert walk.cut
 
 
@@ -278,9 +278,9 @@ def test_a_value_that_shares_its_parts_without_end_takes_bounded_time() -> None:
     ids=["text", "other text", "numbers", "fields", "set", "lines", "bytes", "files", "array"],
 )
 def test_what_is_huge_is_bounded_in_size_and_time(huge) -> None:
-    began = perf_counter()
+    began = thread_time()
     raw = encode(Walk(longest=1 << 20).plain(huge))
-    assert perf_counter() - began < 5
+    assert thread_time() - began < 5
     assert len(raw) < 1 << 24
 
 

@@ -864,7 +864,7 @@ def test_registration_does_not_wait_for_a_redis_that_hangs(own_valkey, make_sett
     began = perf_counter()
     for number in range(5):
         dspy.Predict(f"question, hint_{number} -> answer")(question="why?", **{f"hint_{number}": "none"})
-    assert perf_counter() - began < 2.0
+    assert perf_counter() - began < 4
     own_valkey.thaw()
 
 
