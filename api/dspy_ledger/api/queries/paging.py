@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
+from itertools import repeat
 from typing import Any
 
 import orjson
@@ -38,10 +39,10 @@ def items_of(rows: sqlite3.Cursor, json: Collection[str] = ()) -> list[Item]:
     """The rows of an answered question; those of its columns in ``json`` go out as they are, undecoded."""
     names = [column[0] for column in rows.description]
     json = [name for name in json if name in names]
-    # Four times as fast as dict(row), which asks the row for each name.
-    items = [dict(zip(names, row, strict=False)) for row in rows]
-    for item in items:
-        for name in json:
+    rows.row_factory = None  # tuples; all that follows, a row at a time, is in C
+    items: list[Item] = list(map(dict, map(zip, repeat(names), rows)))
+    for name in json:
+        for item in items:
             if item[name] is not None:
                 item[name] = orjson.Fragment(item[name])
     return items

@@ -11,6 +11,7 @@ from dspy_ledger.api.queries.evaluations import count_feedback, newest_feedback,
 from dspy_ledger.api.queries.executions import one_execution, page_of_executions, with_event
 from dspy_ledger.api.reading import ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
 
 __all__ = ["router"]
@@ -18,7 +19,7 @@ __all__ = ["router"]
 _MOST_FEEDBACK = 100
 """What one execution is told with; there is a list of all."""
 
-router = APIRouter(prefix="/v1/programs/executions", tags=["executions"])
+router = APIRouter(prefix="/v1/programs/executions", tags=["executions"], route_class=DirectRoute)
 
 
 @router.get(

@@ -32,13 +32,14 @@ from dspy_ledger.api.queries.versions import (
 )
 from dspy_ledger.api.reading import ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
 from dspy_ledger.errors import UnknownEvaluation
 from dspy_ledger.lineage import program_tree, programs_below
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/programs", tags=["programs"])
+router = APIRouter(prefix="/v1/programs", tags=["programs"], route_class=DirectRoute)
 
 
 @router.get(

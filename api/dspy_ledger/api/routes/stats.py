@@ -9,11 +9,12 @@ from dspy_ledger.api.parameters import StatsQuery, described, read_query
 from dspy_ledger.api.queries.stats import stats
 from dspy_ledger.api.reading import ask
 from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/stats", tags=["stats"])
+router = APIRouter(prefix="/v1/stats", tags=["stats"], route_class=DirectRoute)
 
 
 @router.get(
