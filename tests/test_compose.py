@@ -149,6 +149,7 @@ def test_ports_are_published_on_this_machine_only():
 def test_api_listens_where_its_port_is_published_and_its_health_is_asked():
     environment = service("api")["environment"]
     assert environment["DSPY_LEDGER_API_HOST"] == "0.0.0.0"
+    assert environment["DSPY_LEDGER_API_INSECURE"] == "true"
     port = environment["DSPY_LEDGER_API_PORT"]
     assert service("api")["ports"] == [f"127.0.0.1:{port}:{port}"]
     probe = service("api")["healthcheck"]["test"][-1]

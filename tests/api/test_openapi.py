@@ -49,6 +49,8 @@ def test_operation_ids_make_good_method_names(document):
         "stream_events": "/v1/events/stream",
         "list_producers": "/v1/producers",
         "list_dead_letters": "/v1/deadletters",
+        "retry_dead_letter": "/v1/deadletters/{dead_letter_id}/retry",
+        "drop_dead_letter": "/v1/deadletters/{dead_letter_id}/drop",
         "is_live": "/health/live",
         "is_ready": "/health/ready",
         "get_metrics": "/metrics",
@@ -57,7 +59,8 @@ def test_operation_ids_make_good_method_names(document):
 
 def test_every_answer_and_every_problem_is_described(document):
     for path, methods in document["paths"].items():
-        answers = dict(methods["get"]["responses"])
+        (operation,) = methods.values()
+        answers = dict(operation["responses"])
         assert "422" not in answers
         if path == "/metrics":
             assert set(answers.pop("200")["content"]) == {"text/plain"}
@@ -65,12 +68,13 @@ def test_every_answer_and_every_problem_is_described(document):
             assert set(answers["200"].pop("content")) == {"text/event-stream"}
             assert set(answers.pop("200")["headers"]) == {"Ledger-Position"}
         for status, answer in answers.items():
-            kind = "application/json" if status == "200" else "application/problem+json"
+            is_success = status.startswith("2")
+            kind = "application/json" if is_success else "application/problem+json"
             (content,) = answer["content"].items()
             assert content[0] == kind
             name = content[1]["schema"]["$ref"].rpartition("/")[2]
             assert name in document["components"]["schemas"]
-            assert (name == "ProblemDetails") == (status != "200")
+            assert (name == "ProblemDetails") is not is_success
         headers = {"Ledger-Position", "Ledger-As-Of"} if path.startswith("/v1") else set()
         assert "200" not in answers or set(answers["200"].get("headers", {})) == headers
 
@@ -98,8 +102,10 @@ def test_filters_are_described_with_their_kinds(document):
 
 def test_every_question_may_say_what_it_must_not_miss(document):
     for path, methods in document["paths"].items():
-        headers = {each["name"] for each in methods["get"].get("parameters", ()) if each["in"] == "header"}
-        expected = {"Ledger-Min-Event", "Ledger-Min-Position"} if path.startswith("/v1/") else set()
+        (method, operation), *_ = methods.items()
+        headers = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "header"}
+        is_question = method == "get" and path.startswith("/v1/")
+        expected = {"Ledger-Min-Event", "Ledger-Min-Position"} if is_question else set()
         assert headers - {"Last-Event-ID"} == expected, path
 
 
@@ -111,10 +117,11 @@ def test_no_page_loads_anything_from_elsewhere(api):
 
 
 def test_the_page_lists_every_path_with_its_filters(document):
-    told = dict(re.findall(r"^\| `GET (\S+)` \| (.*) \|$", PAGE, re.MULTILINE))
+    told = dict(re.findall(r"^\| `(?:GET|POST) (\S+)` \| (.*) \|$", PAGE, re.MULTILINE))
     assert set(told) == set(document["paths"])
     for path, methods in document["paths"].items():
-        named = {each["name"] for each in methods["get"].get("parameters", ()) if each["in"] == "query"}
+        (operation,) = methods.values()
+        named = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"}
         *_, filters = re.split("filters?|takes", told[path], maxsplit=1)
         taken = set(re.findall(r"`(\w+)`", filters)) if filters != told[path] else set()
         assert taken == named - {"as_of", "limit", "cursor", "fields"}, path
