@@ -13,8 +13,6 @@ import pytest
 from cli.processes import COMMAND, child, children, environment, is_running, kill_9, run
 from servers import free_port
 
-looks_at_one_run = pytest.mark.xdist_group("finished demo")
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
@@ -44,7 +42,6 @@ def account(output: str) -> tuple[int, ...]:
     return tuple(map(int, numbers.groups()))
 
 
-@looks_at_one_run
 def test_it_ends_well_and_every_event_is_where_it_belongs(finished) -> None:
     _, ended = finished
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -54,7 +51,6 @@ def test_it_ends_well_and_every_event_is_where_it_belongs(finished) -> None:
     assert in_store == over_rest == in_files == 202
 
 
-@looks_at_one_run
 def test_it_leaves_the_files_of_a_users_project(finished) -> None:
     directory, _ = finished
     programs = directory / "dspy_programs"
@@ -86,7 +82,6 @@ def test_it_leaves_the_files_of_a_users_project(finished) -> None:
     assert (directory / ".dspy-ledger" / "ledger.db").is_file()
 
 
-@looks_at_one_run
 def test_it_shows_that_the_optimized_version_is_better_on_both_models(finished) -> None:
     scores = {
         version: [float(score) for score in re.findall(r"\d+\.\d+", row)]
@@ -97,7 +92,6 @@ def test_it_shows_that_the_optimized_version_is_better_on_both_models(finished) 
     assert all(after > before for before, after in zip(scores["1.0.0"], scores["1.1.0"], strict=True))
 
 
-@looks_at_one_run
 def test_run_again_in_the_same_place_it_makes_no_new_program_or_version(finished) -> None:
     directory, _ = finished
     before = version_files(directory / "dspy_programs")

@@ -95,9 +95,6 @@ def answers(example: Example) -> bool:
         return False
 
 
-pytestmark = pytest.mark.xdist_group("FastAPI example")
-
-
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
     folder = tmp_path_factory.mktemp("example")
