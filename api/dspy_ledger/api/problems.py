@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dspy_ledger.api.cursors import BadCursor
 from dspy_ledger.api.pages.layout import problem_page, wants_page
 from dspy_ledger.api.parameters import BadParameters
-from dspy_ledger.api.reading import TookTooLong, position_header
+from dspy_ledger.api.reading import NotModified, TookTooLong, position_header
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.streaming import TooManyStreams
 from dspy_ledger.errors import NotFound, StoreError, UnknownEvaluation, UnknownProgram, UnknownVersion
@@ -92,6 +92,10 @@ def handle_errors(app: FastAPI) -> None:
     @app.exception_handler(BadParameters)
     async def unusable(request: Request, error: BadParameters) -> Response:
         return bad_parameters(request, error)
+
+    @app.exception_handler(NotModified)
+    async def not_modified(_: Request, same: NotModified) -> Response:
+        return Response(status_code=304, headers=same.headers)
 
     @app.exception_handler(BadCursor)
     async def bad_cursor(request: Request, error: BadCursor) -> Response:

@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.metadata import version
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -31,6 +33,7 @@ from dspy_ledger.views import VIEW_VERSION, ViewReader
 __all__ = [
     "AS_OF_HEADER",
     "POSITION_HEADER",
+    "NotModified",
     "Question",
     "Sources",
     "TookTooLong",
@@ -64,12 +67,14 @@ class Question:
 
     ``as_of`` is the position in the past that is asked about; None for the present. :meth:`seen` and
     :meth:`valid` are the terms that keep each query to it, for the table that it calls ``row``.
+    ``tag`` is the ETag of its answer, where that has one.
     """
 
     db: sqlite3.Connection
     position: int
     ledger_id: str | None = None
     as_of: int | None = None
+    tag: str | None = None
 
     def seen(self, row: str) -> str:
         """The rows that were there, of a table whose rows stay as they are."""
@@ -83,13 +88,29 @@ class Question:
 
     def answer(self, content: Any) -> JSONResponse:
         """A success, with the position it holds for."""
-        return JSONResponse(content, headers=_headers(self.position, self.as_of))
+        return JSONResponse(content, headers=self.headers())
+
+    def headers(self) -> dict[str, str]:
+        """The headers of its answer; one with a tag may be kept, and asked about before it is used again."""
+        headers = _headers(self.position, self.as_of)
+        if self.tag is not None:
+            headers |= {"ETag": self.tag, "Cache-Control": "private, no-cache"}
+        return headers
+
+
+class NotModified(Exception):
+    """Who asks has the answer already; ``headers`` are those it would come with."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__()
+        self.headers = question.headers()
 
 
 class Sources:
     """The view, the store and the models file of one app."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.data_dir = settings.data_dir
         self.stream = settings.keys.events
         self.models_file = ModelsFile(settings.models_file)
@@ -98,6 +119,7 @@ class Sources:
         self._deadline = 0.0
         self._views = ViewReader(settings.data_dir)
         self._view: sqlite3.Connection | None = None
+        self._view_tag = ""
         self._store: SqliteEventStore | None = None
         self._store_file: tuple[int, int] | None = None
 
@@ -138,7 +160,18 @@ class Sources:
             db.create_function("fold_case", 1, fold_case, deterministic=True)
             db.set_progress_handler(self._is_over, BETWEEN_LOOKS)
             self._view = db
+            told = f"{version('dspy-ledger')} {self._views.stamp}"
+            self._view_tag = sha256(told.encode()).hexdigest()[:12]
         return db
+
+    def tag_of(self, question: Question) -> str:
+        """The ETag of an answer that comes from the view alone.
+
+        A view and a position make one answer, for a release of this code. The view counts, because one that
+        was built anew may have folded what another left out; of the past, the position of now does not.
+        """
+        at = f"{question.position}" if question.as_of is None else f"as-of-{question.as_of}"
+        return f'W/"{self._view_tag}-{at}"'
 
     def event_at(self, position: int, **same: str) -> StoredEvent:
         """The event that a row of the view came from, with its body.
@@ -238,21 +271,32 @@ def sources_of(request: Request) -> Sources:
 
 
 @contextmanager
-def ask(request: Request, query: PastQuery | None = None) -> Iterator[Question]:
+def ask(request: Request, query: PastQuery | None = None, *, from_view: bool = False) -> Iterator[Question]:
     """A question, of the past where the query says so; its position is also told when it ends in an error.
+
+    Args:
+        request: who asks; ``If-None-Match`` counts.
+        query: what is asked.
+        from_view: whether the answer comes from the view alone: not from events, whose bodies may be erased,
+            and not from the models file.
 
     Raises:
         BadParameters: the query asks as of what is not there yet.
+        NotModified: nothing has changed that the answer depends on.
         StoreError: it can't be answered now.
     """
     sources = sources_of(request)
     with sources.question() as question:
         request.state.ledger_position = question.position
-        if query is None or query.as_of is None:
-            yield question
-        else:
+        if query is not None and query.as_of is not None:
             request.state.ledger_as_of = _position_of(query.as_of, question, sources)
-            yield replace(question, as_of=request.state.ledger_as_of)
+            question = replace(question, as_of=request.state.ledger_as_of)  # noqa: PLW2901
+        if from_view:
+            question = replace(question, tag=(tag := sources.tag_of(question)))  # noqa: PLW2901
+            held = request.headers.get("if-none-match")
+            if held is not None and tag in map(str.strip, held.split(",")):
+                raise NotModified(question)
+        yield question
 
 
 def _position_of(as_of: int | str, question: Question, sources: Sources) -> int:

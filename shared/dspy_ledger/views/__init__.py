@@ -76,7 +76,8 @@ class ViewReader:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._stamp: tuple[int, int] | None = None
+        self.stamp: tuple[int, int] | None = None
+        """Of the pointer that named the view: another for each view that is put in force."""
         self._db: sqlite3.Connection | None = None
 
     def connection(self) -> sqlite3.Connection:
@@ -86,13 +87,13 @@ class ViewReader:
             stamp = (stat.st_ino, stat.st_mtime_ns)
         except FileNotFoundError:
             stamp = None
-        if self._db is None or stamp != self._stamp:
+        if self._db is None or stamp != self.stamp:
             self.close()
             try:
                 self._db = self._open()
             except sqlite3.OperationalError:  # swapped and removed between the pointer and the file
                 self._db = self._open()
-            self._stamp = stamp
+            self.stamp = stamp
         return self._db
 
     def _open(self) -> sqlite3.Connection:

@@ -31,7 +31,7 @@ router = APIRouter(prefix="/v1/programs/executions", tags=["executions"], route_
 async def list_executions(request: Request) -> JSONResponse:
     """Every filter narrows the list; unknown programs or versions match nothing."""
     query = read_query(request, ExecutionQuery)
-    with ask(request, query) as question:
+    with ask(request, query, from_view=True) as question:
         return question.answer(page_of_executions(question, query))
 
 
@@ -65,7 +65,7 @@ async def get_execution(request: Request, execution_id: str) -> JSONResponse:
 async def list_feedback(request: Request, execution_id: str) -> JSONResponse:
     """Feedback, and evaluations of programs that name the execution."""
     query = read_query(request, FeedbackQuery)
-    with ask(request, query) as question:
+    with ask(request, query, from_view=True) as question:
         if one_execution(question, execution_id) is None:
             raise UnknownExecution(execution_id)
         return question.answer(page_of_feedback(question, execution_id, query))

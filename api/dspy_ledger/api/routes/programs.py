@@ -51,7 +51,7 @@ router = APIRouter(prefix="/v1/programs", tags=["programs"], route_class=DirectR
 async def list_programs(request: Request) -> JSONResponse:
     """Every program that was registered, or those with the tags and the text."""
     query = read_query(request, ProgramQuery)
-    with ask(request, query) as question:
+    with ask(request, query, from_view=True) as question:
         return question.answer(page_of_programs(question, query))
 
 
@@ -77,7 +77,7 @@ async def list_models(request: Request) -> JSONResponse:
 )
 async def get_program(request: Request, program_id: str) -> JSONResponse:
     """What is known of a program as a whole."""
-    with ask(request, read_query(request, PastQuery)) as question:
+    with ask(request, read_query(request, PastQuery), from_view=True) as question:
         return question.answer(one_program(question, program_id))
 
 
@@ -90,7 +90,7 @@ async def get_program(request: Request, program_id: str) -> JSONResponse:
 async def list_versions(request: Request, program_id: str) -> JSONResponse:
     """Without source code and state; ask for one version to have them."""
     query = read_query(request, VersionQuery)
-    with ask(request, query) as question:
+    with ask(request, query, from_view=True) as question:
         return question.answer(page_of_versions(question, program_id, query))
 
 
@@ -120,7 +120,7 @@ async def get_version(request: Request, program_id: str, version: str) -> JSONRe
 async def list_evaluations(request: Request, program_id: str) -> JSONResponse:
     """Feedback on its executions included, under the version and model that ran."""
     query = read_query(request, EvaluationQuery)
-    with ask(request, query) as question:
+    with ask(request, query, from_view=True) as question:
         return question.answer(page_of_evaluations(question, program_id, query))
 
 
@@ -149,7 +149,7 @@ async def get_evaluation(request: Request, program_id: str, evaluation_id: str) 
 )
 async def get_program_tree(request: Request, program_id: str) -> JSONResponse:
     """Optimized variants lie under the version they came from, derived programs under theirs."""
-    with ask(request, read_query(request, PastQuery)) as question:
+    with ask(request, read_query(request, PastQuery), from_view=True) as question:
         require_program(question, program_id)
         programs = tree_programs(question)
         versions = tree_versions(question, programs_below(program_id, programs))
@@ -165,7 +165,7 @@ async def get_program_tree(request: Request, program_id: str) -> JSONResponse:
 async def get_matrix(request: Request, program_id: str) -> JSONResponse:
     """The latest and the best value of one metric in each cell, with the totals of its executions."""
     query = read_query(request, MatrixQuery)
-    with ask(request, query) as question:
+    with ask(request, query, from_view=True) as question:
         return question.answer(matrix(question, program_id, query.metric))
 
 

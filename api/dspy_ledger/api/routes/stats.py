@@ -26,5 +26,5 @@ router = APIRouter(prefix="/v1/stats", tags=["stats"], route_class=DirectRoute)
 async def get_stats(request: Request) -> JSONResponse:
     """Of now, in whole hours: since goes back to where its bucket begins, until forward to where it ends."""
     query = read_query(request, StatsQuery)
-    with ask(request) as question:
+    with ask(request, from_view=True) as question:
         return question.answer(stats(question, query))
