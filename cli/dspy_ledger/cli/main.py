@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from dspy_ledger.cli.interrupting import Interrupted, interruptible
+from dspy_ledger.cli.interrupting import Interrupted, interruptible, quietly_ended
 from dspy_ledger.errors import InvalidInput, LedgerError, StartupError
 from dspy_ledger.logs import log_to_stderr
 from dspy_ledger.settings import Settings, load_settings
@@ -372,6 +372,33 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For scripts.")]
     else:
         show(found, _console)
     raise typer.Exit(1 if found["problems"] else 0)
+
+
+@app.command()
+def tail(
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="Only this type, e.g. ExecutionCompleted; may be repeated."),
+    ] = None,
+    program: Annotated[str | None, typer.Option("--program", help="Only this program id.")] = None,
+    last: Annotated[
+        int, typer.Option("-n", "--last", min=0, max=10_000, help="Begin with the last so many.")
+    ] = 10,
+    after: Annotated[
+        int | None, typer.Option("--after", min=0, max=2**63 - 1, help="Begin after this position instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The events themselves, one JSON a line.")] = False,
+) -> None:
+    """Follow the events of the store on this machine as they come, until Ctrl-C. The API need not run.
+
+    Example: dspy-ledger tail --type ExecutionCompleted --program text_completion -n 20
+    """
+    from dspy_ledger.cli.tail import follow, full_types, print_events  # noqa: PLC0415
+
+    settings = _settings()
+    found = follow(settings, types=full_types(types or ()), program_id=program, after=after, last=last)
+    with quietly_ended():
+        print_events(found, settings, _console, as_json=as_json)
 
 
 def _api_settings(*, insecure: bool) -> Settings:
