@@ -167,7 +167,7 @@ def _unpack(encoded: bytes) -> tuple[int, list[int]]:
 
 
 def _first(encoded: bytes) -> int:
-    return int.from_bytes(encoded[1 : 1 + _START], "little")
+    return encoded[1] | encoded[2] << 8
 
 
 def _unreadable() -> StoreError:

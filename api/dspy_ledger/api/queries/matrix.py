@@ -20,16 +20,23 @@ __all__ = ["matrix", "metrics_of"]
 
 # Oldest first, so that the latest stands last.
 _EVALUATIONS = """
-SELECT ev.position, ev.evaluation_id, v.version, ev.model_id, ev.metric_name, ev.results, ev.created_at
+SELECT ev.position, ev.evaluation_id, ev.content_hash, ev.model_id, ev.metric_name, ev.results, ev.created_at
 FROM evaluations ev
-LEFT JOIN versions v ON v.program_id = ev.program_id AND v.content_hash = ev.content_hash AND {seen}
 WHERE ev.program_id = ? AND ev.execution_id IS NULL AND {valid}
 ORDER BY ev.position
 """
-_LABELS = "SELECT v.version FROM versions v WHERE v.program_id = ? AND {seen} ORDER BY v.position"
+_NAME, _RESULTS = 4, 5
+_MEASURED = ("value", "position", "evaluation_id", "created_at")
+_LABELS = (
+    "SELECT v.content_hash, v.version FROM versions v WHERE v.program_id = ? AND {seen} ORDER BY v.position"
+)
+
+_NUMBERS = frozenset({int, float})
 
 Place = tuple[str | None, str | None]
 """A version's label and a model's id; None for what is not registered, or nobody named."""
+Measured = tuple[float, int, str, str]
+"""A value, and the evaluation that told it: its position, its id, and when it was made."""
 
 
 def matrix(question: Question, program_id: str, metric: str | None) -> dict[str, Any]:
@@ -41,33 +48,25 @@ def matrix(question: Question, program_id: str, metric: str | None) -> dict[str,
         UnknownProgram: it is not registered.
     """
     require_program(question, program_id)
-    rows = question.db.execute(
-        _EVALUATIONS.format(seen=question.seen("v"), valid=question.valid("ev")), (program_id,)
-    )
+    labels = dict(question.db.execute(_LABELS.format(seen=question.seen("v")), (program_id,)).fetchall())
+    rows = question.db.execute(_EVALUATIONS.format(valid=question.valid("ev")), (program_id,))
+    rows.row_factory = None  # tuples, for speed
     counts: dict[str, int] = {}
-    found: list[tuple[Place, dict[str, float], Item]] = []
-    for position, evaluation_id, version, model_id, metric_name, results, created_at in rows:
-        values = metrics_of(orjson.loads(results), metric_name)
+    found = [(metrics_of(orjson.loads(row[_RESULTS]), row[_NAME]), row) for row in rows]
+    for values, _ in found:
         for name in values:
             counts[name] = counts.get(name, 0) + 1
-        evaluation = {"evaluation_id": evaluation_id, "position": position, "created_at": created_at}
-        found.append(((version, model_id), values, evaluation))
     if metric is None:
         metric = max(counts, key=counts.__getitem__, default=None)
     totals = matrix_totals(question, program_id)
-    cells: dict[Place, Item] = {place: _empty(place, totals) for place in totals or ()}
-    for place, values, evaluation in found:
-        cell = cells.get(place) or cells.setdefault(place, _empty(place, totals))
-        value = values.get(metric) if metric is not None else None
-        if value is not None:
-            cell["evaluations"] += 1
-            cell["latest"] = {"value": value, **evaluation}
-            if cell["best"] is None or value >= cell["best"]["value"]:
-                cell["best"] = cell["latest"]
-    labels = [
-        label for (label,) in question.db.execute(_LABELS.format(seen=question.seen("v")), (program_id,))
-    ]
-    versions = {label: age for age, label in enumerate([*labels, *_null(version for version, _ in cells)])}
+    cells: dict[Place, list[Measured]] = {place: [] for place in totals or ()}
+    for values, (position, evaluation_id, digest, model_id, _, _, created_at) in found:
+        measured = cells.setdefault((labels.get(digest), model_id), [])
+        if metric is not None and metric in values:
+            measured.append((values[metric], position, evaluation_id, created_at))
+    versions = {
+        label: age for age, label in enumerate([*labels.values(), *_null(version for version, _ in cells)])
+    }
     models = sorted({model_id for _, model_id in cells if model_id is not None})
     return {
         "program_id": program_id,
@@ -76,7 +75,7 @@ def matrix(question: Question, program_id: str, metric: str | None) -> dict[str,
         "versions": list(versions),
         "models": [*models, *_null(model_id for _, model_id in cells)],
         "cells": [
-            cells[place]
+            _cell(place, cells[place], None if totals is None else totals.get(place))
             for place in sorted(cells, key=lambda place: (versions[place[0]], place[1] is None, place[1]))
         ],
     }
@@ -90,31 +89,31 @@ def metrics_of(results: Any, metric_name: str | None = None) -> dict[str, float]
     """
     if not isinstance(results, dict):
         return {metric_name or "value": results} if _is_number(results) else {}
-    return dict(_numbers(results, ""))
+    return _add_numbers({}, results, "")
 
 
-def _numbers(results: dict[str, Any], path: str) -> Iterator[tuple[str, float]]:
+def _add_numbers(found: dict[str, float], results: dict[str, Any], path: str) -> dict[str, float]:
     for name, value in results.items():
         if isinstance(value, dict):
-            yield from _numbers(value, f"{path}{name}.")
+            _add_numbers(found, value, f"{path}{name}.")
         elif _is_number(value):
-            yield path + name, value
+            found[path + name] = value
+    return found
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) in _NUMBERS  # as JSON has them; a boolean is of another type
 
 
-def _empty(place: Place, totals: dict[Place, Item] | None) -> Item:
+def _cell(place: Place, measured: list[Measured], totals: Item | None) -> Item:
     version, model_id = place
-    told = None if totals is None else totals.get(place)
     return {
         "version": version,
         "model_id": model_id,
-        "evaluations": 0,
-        "latest": None,
-        "best": None,
-        "totals": told,
+        "evaluations": len(measured),
+        "latest": dict(zip(_MEASURED, measured[-1], strict=True)) if measured else None,
+        "best": dict(zip(_MEASURED, max(measured), strict=True)) if measured else None,
+        "totals": totals,
     }
 
 

@@ -34,7 +34,7 @@ FROM hours
 
 Sums = list[int]
 """An hour's columns from executions to latency, and the histogram of its latencies as one number."""
-Buckets = defaultdict[int, Sums]
+Buckets = dict[int, Sums]
 Group = tuple[str | None, ...]
 Labels = dict[tuple[str, str], str]
 """Program id and content hash → the version's label, in order of registration."""
@@ -52,21 +52,22 @@ def stats(question: Question, query: StatsQuery) -> dict[str, Any]:
     since = None if query.since is None else _number(unit, query.since)
     until = None if query.until is None else _end(unit, query.until)
     labels = {(program_id, digest): label for program_id, digest, label in question.db.execute(_LABELS)}
-    every = Buckets(_nothing)
-    groups: defaultdict[Group, Buckets] = defaultdict(lambda: Buckets(_nothing))
+    found: defaultdict[Group, defaultdict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
     group_of, order = _grouping(query, labels)
     for row in _rows(question.db, query, labels, _bounds(unit, since, until)):
-        at = _number(unit, row[1])
-        sums = [*row[5:14], as_number(row[14])]
-        for buckets in (every, groups[group_of(row)]) if query.group_by else (every,):
-            buckets[at] = list(map(add, buckets[at], sums))
+        found[group_of(row)][_number(unit, row[1])].append(row)
+    groups = {group: {at: _sum(rows) for at, rows in buckets.items()} for group, buckets in found.items()}
+    every: Buckets = {}
+    for buckets in groups.values():
+        for at, sums in buckets.items():
+            every[at] = list(map(add, every[at], sums)) if at in every else sums
     if since is None:
         since = min(every, default=until)
     if until is None:
         until = max(every) + 1 if every else since
     window = range(0) if since is None or until is None else range(since, until)
     if query.bucket is not None:
-        _check(query.bucket, window, 1 + len(groups))
+        _check(query.bucket, window, 1 + len(groups) if query.group_by else 1)
     told = window if query.bucket else range(0)
     return {
         "since": None if since is None else _start(unit, since),
@@ -76,7 +77,7 @@ def stats(question: Question, query: StatsQuery) -> dict[str, Any]:
         **_told(every, unit, told),
         "groups": [
             {**_named(query, group), **_told(groups[group], unit, told)}
-            for group in sorted(groups, key=order)
+            for group in sorted(groups if query.group_by else (), key=order)
         ],
     }
 
@@ -102,7 +103,9 @@ def _rows(db: sqlite3.Connection, query: StatsQuery, labels: Labels, hours: tupl
             digests = [digest for program, digest in contents if program == program_id]
             terms.append(f"content_hash IN ({','.join('?' * len(digests))})")
             values += digests
-        yield from db.execute(f"{_HOURS} WHERE {' AND '.join(terms)}", values)
+        rows = db.execute(f"{_HOURS} WHERE {' AND '.join(terms)}", values)
+        rows.row_factory = None  # tuples, for speed
+        yield from rows
 
 
 def _grouping(query: StatsQuery, labels: Labels) -> tuple[Callable[[Any], Group], Callable[[Group], Any]]:
@@ -112,6 +115,8 @@ def _grouping(query: StatsQuery, labels: Labels) -> tuple[Callable[[Any], Group]
         return [(part is None, part) for part in group]
 
     match query.group_by:
+        case None:
+            return (lambda _: ()), by_name
         case "program":
             return (lambda row: (row[0],)), by_name
         case "model":
@@ -163,6 +168,12 @@ def _numbers(sums: Sums) -> Item:
         "p99_latency_ms": p99,
         "error_rate": errors / executions if executions else None,
     }
+
+
+def _sum(rows: list[Any]) -> Sums:
+    """The sums of rows of ``hours``."""
+    columns = list(zip(*rows, strict=True))
+    return [*map(sum, columns[5:14]), sum(map(as_number, columns[14]))]
 
 
 def _nothing() -> Sums:
