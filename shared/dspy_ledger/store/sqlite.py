@@ -12,7 +12,7 @@ import orjson
 from uuid_utils import uuid7
 
 from dspy_ledger import wire
-from dspy_ledger.database import BETWEEN_LOOKS, closed_on_error, is_of_disk, told_of_disk
+from dspy_ledger.database import BETWEEN_LOOKS, closed_on_error, insert, is_of_disk, told_of_disk
 from dspy_ledger.errors import StoreError
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import BODY_FIELD, DATA_FIELD
@@ -335,20 +335,16 @@ class SqliteEventStore:
         )
 
     def _insert(self, events: Sequence[StoredEvent]) -> None:
-        self._db.executemany(
-            "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    e.position, e.event_id, e.stream_id, e.type, e.subject, e.source, e.sequence,
-                    e.time, e.recorded_at, e.payload, e.digest,
-                    seal(e.position, e.stream_id, e.recorded_at, e.digest),
-                )
-                for e in events
-            ],
-        )  # fmt: skip
-        self._db.executemany(
-            "INSERT INTO bodies VALUES (?, ?)", [(e.position, e.body) for e in events if e.body is not None]
-        )
+        rows = [
+            (
+                e.position, e.event_id, e.stream_id, e.type, e.subject, e.source, e.sequence,
+                e.time, e.recorded_at, e.payload, e.digest,
+                seal(e.position, e.stream_id, e.recorded_at, e.digest),
+            )
+            for e in events
+        ]  # fmt: skip
+        insert(self._db, "events", rows)
+        insert(self._db, "bodies", [(e.position, e.body) for e in events if e.body is not None])
 
     def _bury(self, dead: Sequence[DeadLetter], recorded_at: str) -> int:
         before = self._db.total_changes
