@@ -316,7 +316,7 @@ def test_large_bodies_are_erased_some_at_a_time(
 class Laggard:
     """A view that folds more slowly than another thread stores; its disk may be full."""
 
-    name, version, types = "laggard", 1, ()
+    name, version, types, bodies = "laggard", 1, (), False
 
     def __init__(self, other: SqliteEventStore, full: bool = False) -> None:
         self.other, self.full, self.at = other, full, 0

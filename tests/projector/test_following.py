@@ -95,7 +95,8 @@ def test_a_view_of_few_types_misses_none_of_them_when_they_are_too_large_to_be_r
 class _Registrations:
     """A view that notes which registrations it folded."""
 
-    name, version, types = "registrations", 1, (EVENT_TYPES["ProgramRegistered"],)
+    name, version, bodies = "registrations", 1, True
+    types = (EVENT_TYPES["ProgramRegistered"],)
 
     def __init__(self) -> None:
         self.at = 0

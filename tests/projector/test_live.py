@@ -23,7 +23,7 @@ KEYS = Keys("test")
 class Slow:
     """A view that keeps positions only, and takes a second for each batch."""
 
-    name, version, types = "slow", 1, ()
+    name, version, types, bodies = "slow", 1, (), False
 
     def __init__(self, now: list[float]) -> None:
         self.now = now

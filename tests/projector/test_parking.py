@@ -29,6 +29,7 @@ class Broken:
     name = "broken"
     version = 1
     types: Sequence[str] = ()
+    bodies = False
 
     def __init__(self, bad: set[int], error: Callable[[], Exception] = lambda: ValueError("no")) -> None:
         self.bad, self.error = bad, error

@@ -76,6 +76,7 @@ class Directory:
     name = "directory"
     version = DIRECTORY_VERSION
     types: Sequence[str] = ()
+    bodies = True
 
     def __init__(
         self, programs_dir: Path, data_dir: Path, store: EventStore, *, durable: bool = True

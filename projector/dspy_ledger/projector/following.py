@@ -139,7 +139,7 @@ class Handover:
         most_bytes: how large they may be together.
     """
 
-    def __init__(self, most_events: int = 8000, most_bytes: int = 32 << 20) -> None:
+    def __init__(self, most_events: int = 12000, most_bytes: int = 32 << 20) -> None:
         self._most_events, self._most_bytes = most_events, most_bytes
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Sequence[StoredEvent], int]] = deque()

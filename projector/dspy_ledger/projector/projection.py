@@ -73,6 +73,10 @@ class Projection(Protocol):
     def types(self) -> Sequence[str]:
         """The event types that it folds, so that catching up may skip all others; none given: every type."""
 
+    @property
+    def bodies(self) -> bool:
+        """Whether it folds bodies; when not, catching up leaves them unread."""
+
     def position(self) -> int:
         """Its checkpoint: everything up to here is folded; 0 before the first event."""
 
@@ -174,7 +178,7 @@ def project(store: EventStore, projections: Iterable[Projection], batch: Sequenc
 
 def _read(store: EventStore, projection: Projection, after: int, end: int, limit: int) -> list[StoredEvent]:
     """The next events that concern a projection, none beyond the end."""
-    events = store.read(after, min(limit, end - after), types=projection.types)
+    events = store.read(after, min(limit, end - after), types=projection.types, bodies=projection.bodies)
     if projection.types:
         events = _closed(store, [event for event in events if event.position <= end], limit, end)
     return events

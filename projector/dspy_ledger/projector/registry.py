@@ -52,6 +52,7 @@ class Registry:
     name = "registry"
     version = REGISTRY_VERSION
     types: Sequence[str] = (_REGISTERED, _ERASED)
+    bodies = True
 
     def __init__(self, client: redis.Redis, keys: Keys, store: EventStore) -> None:
         self._client = client

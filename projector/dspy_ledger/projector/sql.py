@@ -40,6 +40,7 @@ class SqlViews:
     name = "sql"
     version = VIEW_VERSION
     types: Sequence[str] = ()
+    bodies = False
 
     def __init__(self, data_dir: Path, store: EventStore) -> None:
         self._data_dir = data_dir

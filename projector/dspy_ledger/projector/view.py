@@ -38,6 +38,7 @@ class View:
     name = "sql"
     version = VIEW_VERSION
     types: Sequence[str] = ()
+    bodies = False
 
     def __init__(self, path: Path, db: sqlite3.Connection, store: EventStore, position: int) -> None:
         self.path = path
