@@ -38,9 +38,9 @@ _MOST_LEVELS = 200
 """How deep an event or a body may nest: what is read must be writable again (orjson writes 254 levels)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """One valid event as it arrived.
+    """One valid event as it arrived. Not to be changed; left unfrozen because that is faster.
 
     ``payload`` is the CloudEvent's bytes, ``envelope`` what they say in the newest type, which is ``type``;
     ``time`` is its time in the one spelling, ``digest`` the SHA-256 of payload (which holds the body's
