@@ -194,6 +194,15 @@ def test_only_so_many_may_read_and_one_that_leaves_makes_room(ledger, api_settin
             assert next(third).id == 0
 
 
+def test_head_is_answered_and_holds_no_place(ledger, api_settings, eventually):
+    ledger.fold()
+    with running(api_settings.data_dir) as (_, url):
+        answer = httpx.head(url + STREAM)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        eventually(lambda: open_streams(url) == 0)
+
+
 def connect(url: str, target: str) -> socket.socket:
     """One whose kernel holds next to nothing for it."""
     host, port = url.removeprefix("http://").split(":")

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from dspy_ledger.cli.status import collect, count_of
 from dspy_ledger.cli.status_text import show
@@ -190,6 +191,26 @@ def test_a_disk_that_fails_is_told_as_that_and_not_as_a_damaged_view(
     problems = " ".join(collect(settings)["problems"])
     assert f"the view can't be read: {said}; see to the disk of {settings.data_dir}" in problems
     assert "damaged" not in problems
+
+
+def test_whether_all_is_well_is_told_first_and_then_what_is_not() -> None:
+    assert told(status_of()).startswith("✓ 0 events: nothing missing, nothing behind\n\nledger x\n")
+    ill = status_of() | {"position": 1, "projector_running": False, "problems": ["it is broken", "so is it"]}
+    first, *rest = told(ill).splitlines()
+    assert first == "✗ 1 event, 2 problems"
+    assert rest[:5] == ["- it is broken", "- so is it", "", "ledger x", "projector does not run"]
+
+
+def test_on_a_terminal_a_long_problem_hangs_below_its_mark_and_no_word_is_broken() -> None:
+    out = io.StringIO()
+    url = "redis://" + "x" * 90
+    console = Console(file=out, width=80, force_terminal=True, no_color=True, highlight=False, soft_wrap=True)
+    show(status_of() | {"problems": [f"{'word ' * 30}{url} end"]}, console)
+    lines = [Text.from_ansi(line).plain for line in out.getvalue().splitlines()]
+    at = lines.index(next(line for line in lines if line.startswith("- word")))
+    assert [line[:2] for line in lines[at : at + 5]] == ["- ", "  ", "  ", "  ", ""]
+    assert f"  {url}" in lines
+    assert all(len(line) <= 80 for line in lines if url not in line)
 
 
 def test_one_is_told_as_one_and_that_a_projector_runs() -> None:

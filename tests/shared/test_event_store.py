@@ -191,6 +191,31 @@ def test_reading_by_type_gives_only_those_in_order(open_store: Open) -> None:
     assert [e.event_id for e in store.read_all(upto=2)] == ["a", "b"]
 
 
+def test_reading_can_be_kept_to_a_program_and_an_end_and_go_without_bodies(open_store: Open) -> None:
+    store = open_store()
+    entries = [execution(f"e{n}", n, program_id="p" if n % 2 else "q") for n in range(1, 7)]
+    without = orjson.loads(execution("e7", 7, program_id="q").payload)
+    del without["subject"]
+    entries.append(wire.decode({b"__data__": orjson.dumps(without), b"body": b'{"inputs":{}}'}))
+    store.append([(str(n), each) for n, each in enumerate(entries, start=1)])
+    assert [event.position for event in store.read(0, 10, program_id=entries[0].subject)] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
+    assert [event.position for event in store.read(0, 10, program_id="q")] == [7]
+    assert [event.position for event in store.read(1, 10, upto=4)] == [2, 3, 4]
+    assert [event.position for event in store.read(1, 2, upto=4)] == [2, 3]
+    assert store.read(0, 10, program_id="nobody") == []
+    assert {event.body for event in store.read(0, 10)} == {b'{"inputs":{}}'}
+    assert {event.body for event in store.read(0, 10, bodies=False)} == {None}
+    assert store.positions_of(["e3", "nobody", "e1"]) == {"e1": 1, "e3": 3}
+    assert store.positions_of([f"e{n}" for n in range(2000)]) == {f"e{n}": n for n in range(1, 8)}
+
+
 def test_an_account_tells_what_came_what_was_written_off_and_what_is_missing(
     open_store: Open,
 ) -> None:

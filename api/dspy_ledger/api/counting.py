@@ -14,7 +14,7 @@ __all__ = ["BOUNDS", "CountRequests", "Counts"]
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds of the buckets that durations are counted in, seconds; what is above all is counted last."""
 
-_METHODS = {"GET", "HEAD", "POST"}
+_METHODS = {"GET", "POST"}
 _OTHER = "other"
 
 

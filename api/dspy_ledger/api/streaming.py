@@ -107,11 +107,8 @@ class EventStream(Response):
         self._at = at
         self._ledger_id = ledger_id
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until somebody leaves; to HEAD, what would come first."""
-        if scope["method"] == "HEAD":
-            await super().__call__(scope, receive, send)
-            return
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        """Send until somebody leaves."""
         self._streams.open += 1
         gone = asyncio.ensure_future(_gone(receive))
         sending = asyncio.ensure_future(self._serve(send))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
@@ -21,12 +22,11 @@ _MOST_RANGES = 3
 
 
 def show(status: dict[str, Any], console: Console) -> None:
-    """Print it."""
-    console.print(
-        f"[bold]ledger[/bold] {status['ledger_id']}  at position [bold]{status['position']:,}[/bold]"
-    )
-    if status["projector_running"]:
-        console.print("[bold]projector[/bold] runs")
+    """Print it: whether all is well, what is not, then how far everything is."""
+    _show_health(status, console)
+    console.print(f"[bold]ledger[/bold] {status['ledger_id']}")
+    runs = "runs" if status["projector_running"] else "does not run"
+    console.print(f"[bold]projector[/bold] {runs}")
     if status["broker"]["up"]:
         _show_broker(status["broker"], console, running=status["projector_running"])
     table = _table("projection", "position", "behind", "left out")
@@ -39,11 +39,28 @@ def show(status: dict[str, Any], console: Console) -> None:
         how_far = f", {what} {done:,} of {total:,}" if total else ""
         _line(console, f"request {request['id']} {request['action']} by {request['who']}{how_far}")
     _show_producers(status["producers"], console)
-    for problem in status["problems"]:
-        console.print("[yellow]![/yellow] ", end="")
-        _line(console, problem)
-    if not status["problems"]:
-        console.print("[green]✓[/green] nothing missing, nothing behind")
+
+
+def _show_health(status: dict[str, Any], console: Console) -> None:
+    """One line that is green or red, and each problem."""
+    events = counted(status["position"], "event")
+    problems = status["problems"]
+    if not problems:
+        console.print(f"[green]✓[/green] [bold]{events}[/bold]: nothing missing, nothing behind\n")
+        return
+    console.print(f"[red]✗[/red] [bold]{events}[/bold], [red]{counted(len(problems), 'problem')}[/red]")
+    for problem in problems:
+        console.print("[red]-[/red] ", end="")
+        _line(console, _hanging(problem, console.width) if console.is_terminal else problem)
+    console.print()
+
+
+def _hanging(text: str, width: int) -> str:
+    """Text in lines of that width, all but the first indented; no word is broken."""
+    return fill(
+        text, max(width, 20), initial_indent="  ", subsequent_indent="  ", break_long_words=False,
+        break_on_hyphens=False,
+    ).removeprefix("  ")  # fmt: skip
 
 
 def _show_broker(broker: dict[str, Any], console: Console, *, running: bool) -> None:

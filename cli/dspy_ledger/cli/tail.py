@@ -68,7 +68,9 @@ def follow(
                 after = end
                 yield _last(store, end, last, types, program_id)
             while True:
-                found = store.read(after, _AT_ONCE, types=types, subject=program_id, upto=end, bodies=False)
+                found = store.read(
+                    after, _AT_ONCE, types=types, program_id=program_id, upto=end, bodies=False
+                )
                 yield found
                 after = found[-1].position if len(found) >= _AT_ONCE else max(after, end)
                 if after >= end:
@@ -85,7 +87,7 @@ def _last(
     window = max(count, 100)
     while count:
         after = max(0, end - window)
-        found = store.read(after, window, types=types, subject=program_id, upto=end, bodies=False)
+        found = store.read(after, window, types=types, program_id=program_id, upto=end, bodies=False)
         if len(found) >= count or after == 0 or window >= _LOOKED_BACK:
             return found[-count:]
         window *= 2

@@ -214,14 +214,14 @@ class EventStore(Protocol):
         limit: int,
         *,
         types: Sequence[str] = (),
-        subject: str | None = None,
+        program_id: str | None = None,
         upto: int | None = None,
         bodies: bool = True,
     ) -> list[StoredEvent]:
         """Up to ``limit`` events with position > ``after`` (and ≤ ``upto``), in order, bodies included.
 
         Fewer than there are only when these make ``MOST_READ`` bytes or more. Nothing but ``upto`` bounds
-        how many positions are gone through for events of a type or subject that is rare.
+        how many positions are gone through for events of a type or program that is rare.
         """
 
     def read_all(self, *, types: Sequence[str] = (), upto: int | None = None) -> Iterator[StoredEvent]:

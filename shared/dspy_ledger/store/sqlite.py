@@ -45,6 +45,9 @@ _COLUMNS = (
 )
 _SELECT_WITHOUT_BODY = f"SELECT {_COLUMNS} FROM events e"  # noqa: S608  constants only
 _SELECT = f"SELECT {_COLUMNS}, b.body FROM events e LEFT JOIN bodies b USING (position)"  # noqa: S608
+_OF_PROGRAM = (  # a producer of somebody else's may leave the subject out
+    "(e.subject = ? OR e.subject IS NULL AND json_extract(CAST(e.payload AS TEXT), '$.data.program_id') = ?)"
+)
 _SELECT_LETTER = (
     "SELECT stream_id, reason, detail, raw, digest, source, sequence, id, recorded_at, dropped_at"
     " FROM dead_letters"
@@ -407,7 +410,7 @@ class SqliteEventStore:
         limit: int,
         *,
         types: Sequence[str] = (),
-        subject: str | None = None,
+        program_id: str | None = None,
         upto: int | None = None,
         bodies: bool = True,
     ) -> list[StoredEvent]:
@@ -415,10 +418,12 @@ class SqliteEventStore:
         # Literals, not variables: only then can SQLite see that the partial index fits.
         wanted = " OR ".join(f"e.type = '{kind}'" for kind in _stored_as(types)) or "1"
         terms, values = [f"({wanted})"], list[object]()
-        for term, value in (("e.position <= ?", upto), ("e.subject = ?", subject)):
-            if value is not None:
-                terms.append(term)
-                values.append(value)
+        if upto is not None:
+            terms.append("e.position <= ?")
+            values.append(upto)
+        if program_id is not None:
+            terms.append(_OF_PROGRAM)
+            values += [program_id] * 2
         select = _SELECT if bodies else _SELECT_WITHOUT_BODY
         rows = self._db.execute(
             f"{select} WHERE e.position > ? AND {' AND '.join(terms)} ORDER BY e.position LIMIT ?",

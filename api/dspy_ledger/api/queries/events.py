@@ -124,7 +124,7 @@ def slice_of(
     upto = min(end, after + _SCANNED) if filtered and not _FEW.issuperset(query.type or " ") else end
     events = sources.ask_store(
         lambda store: store.read(
-            after, limit, types=query.type, subject=query.program_id, upto=upto, bodies=query.bodies
+            after, limit, types=query.type, program_id=query.program_id, upto=upto, bodies=query.bodies
         )
     )
     cut = len(events) == limit or sum(event.size for event in events) >= MOST_READ
