@@ -86,6 +86,7 @@ class Keyring:
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir
         self._path = data_dir / KEYRING
+        self._name = str(self._path)
         self._seen: tuple[int, int, int] | None = None
         self._content = _Content()
 
@@ -140,10 +141,6 @@ class Keyring:
         same = compare_digest(_hash(text), key.hash if key else _NOBODY)
         return key if key is not None and same and key.state(utc_now()) == "valid" else None
 
-    def is_valid(self, key: ApiKey) -> bool:
-        """Whether a key is still what it was, and valid."""
-        return self._read().keys.get(key.id) == key and key.state(utc_now()) == "valid"
-
     def begin_session(self, key: ApiKey) -> str:
         """A token that stands for a key, for :data:`SESSION_DAYS`, until it or the key is ended."""
         token, now = _letters(_SECRET), utc_now()
@@ -175,7 +172,7 @@ class Keyring:
     def _read(self) -> _Content:
         """What is in the file; looked into again when it was replaced."""
         try:
-            stat = os.stat(self._path)  # noqa: PTH116  half the time of Path's, at every request
+            stat = os.stat(self._name)  # noqa: PTH116  half the time of Path's, at every request
         except FileNotFoundError:
             self._seen, self._content = None, _Content()
             return self._content

@@ -261,19 +261,27 @@ def test_beyond_this_machine_keys_hold_from_the_start_and_when_their_file_is_gon
         assert httpx.get(metrics, headers={"Authorization": f"Bearer {text}"}).status_code == 401
 
 
-def test_a_stream_under_way_tells_nothing_after_its_key_is_revoked(ledger, api_settings, keyring, read_key):
+@pytest.mark.parametrize("end", ["revoke", "sign out"])
+def test_a_stream_under_way_tells_nothing_after_its_key_or_session_ended(
+    ledger, api_settings, keyring, read_key, end
+):
     ledger.register("p")
     ledger.fold()
+    key = keyring.all_keys()[0]
+    token = keyring.begin_session(key)
+    headers = {"Authorization": f"Bearer {read_key}"} if end == "revoke" else {"Cookie": f"{COOKIE}={token}"}
     with running(api_settings.data_dir) as (_, url), httpx.Client(base_url=url, timeout=20) as client:
-        bearer = {"Authorization": f"Bearer {read_key}"}
-        with client.stream("GET", "/v1/events/stream?after=0", headers=bearer) as answer:
+        with client.stream("GET", "/v1/events/stream?after=0", headers=headers) as answer:
             lines = answer.iter_lines()
             assert next(line for line in lines if line.startswith("event:")) == "event: ProgramRegistered"
-            keyring.revoke(keyring.all_keys()[0].id)
+            if end == "revoke":
+                keyring.revoke(key.id)
+            else:
+                assert client.post("/signout", headers=headers).status_code == 303
             ledger.register("secret", content_hash="c1:02")
             ledger.fold()
             assert "secret" not in "".join(lines)  # and it has an end
-        assert client.get("/v1/programs", headers=bearer).status_code == 401
+        assert client.get("/v1/programs", headers=headers).status_code == 401
 
 
 # --- pages of other sites ---

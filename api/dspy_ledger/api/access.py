@@ -11,6 +11,7 @@ everything else           one of scope admin, and not from another site's pages
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import quote
@@ -56,6 +57,7 @@ def is_foreign(headers: Headers) -> bool:
     return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
 
 
+@lru_cache(maxsize=100)
 def is_own_name(host: str, names: frozenset[str]) -> bool:
     """Whether a ``Host`` header can be ours: an address, a name without a dot, or one of those given.
 
@@ -99,10 +101,10 @@ class Access:
             refusal = not_ready(request, error)
         if refusal is not None:
             await refusal(scope, receive, send)
-        elif request.state.key is None:
+        elif scope["state"]["key"] is None:
             await self._app(scope, receive, send)
         else:
-            await self._until_revoked(request.state.key, scope, receive, send)
+            await self._while_valid(request, receive, send)
 
     def _refusal(self, request: Request) -> Response | None:
         """Why this is not let through."""
@@ -114,10 +116,9 @@ class Access:
             detail = "this was sent by a page of another site; send it from one of this API's own"
             return problem(request, 403, detail, word="foreign-origin")
         if self._may_be_open and self._keyring.is_empty():
-            request.state.open = request.state.may_act = True
-            return (
-                None if is_own_name(request.headers.get("host", ""), self._names) else _foreign_host(request)
-            )
+            self._note(request, None, is_open=True)
+            is_own = is_own_name(request.headers.get("host", ""), self._names)
+            return None if is_own else _foreign_host(request)
         key, session = self._key(request)
         self._note(request, key, signed_in=session)
         if path in _SIGNING or path.startswith("/static/"):
@@ -140,33 +141,38 @@ class Access:
         key = self._keyring.key_of_session(request.cookies.get(COOKIE, ""))
         return key, key is not None
 
-    def _note(self, request: Request, key: ApiKey | None, *, signed_in: bool = False) -> None:
-        request.state.open = False
-        request.state.key = key
-        request.state.signed_in = signed_in
-        request.state.may_act = key is not None and key.scope == "admin"
+    def _note(
+        self, request: Request, key: ApiKey | None, *, signed_in: bool = False, is_open: bool = False
+    ) -> None:
+        # As request.state would do it, in a tenth of the time.
+        request.scope.setdefault("state", {}).update(
+            open=is_open,
+            key=key,
+            signed_in=signed_in,
+            may_act=is_open or (key is not None and key.scope == "admin"),
+        )
 
-    async def _until_revoked(self, key: ApiKey, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve it, and end an answer in pieces before the first one that the key is too late for."""
+    async def _while_valid(self, request: Request, receive: Receive, send: Send) -> None:
+        """Serve it, and end an answer in pieces before the first one that its key is too late for."""
         ended = False
 
         async def sending(message: Message) -> None:
             nonlocal ended
-            ended = ended or (message.get("more_body", False) and not self._is_valid(key))
+            ended = ended or (message.get("more_body", False) and not self._is_valid_still(request))
             if ended:
                 await send({"type": "http.response.body", "body": b""})
                 raise OSError("the key has ended")  # what a send may raise
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(request.scope, receive, sending)
         except (OSError, ClientDisconnect):
             if not ended:
                 raise
 
-    def _is_valid(self, key: ApiKey) -> bool:
+    def _is_valid_still(self, request: Request) -> bool:
         try:
-            return self._keyring.is_valid(key)
+            return self._key(request)[0] is not None
         except StoreError:
             return False
 
