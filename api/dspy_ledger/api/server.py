@@ -34,8 +34,8 @@ def run_api(settings: Settings) -> None:
         StartupError: the address can't be listened on, or others could reach it without a key; the message
             says what to do.
     """
-    require_key(settings)
     with closing(_listen(settings.api_host, settings.api_port)) as listener:
+        require_key(settings)
         _log(settings)
         app = create_app(settings)
         config = uvicorn.Config(

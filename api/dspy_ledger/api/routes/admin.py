@@ -75,7 +75,7 @@ async def _carry_out(request: Request, action: str, dead_letter_id: str) -> Resp
         detail = f"no projector runs that would do it; start one, or run {command} beside the store"
         return problem(request, 503, detail, word="no-projector")
     key: ApiKey | None = request.state.key
-    who = f"API, key {key.id} ({key.name})" if key else "API, without a key"
+    who = f"API, key {key.id} {key.name}".rstrip() if key else "API, without a key"
     try:
         with closing(await asyncio.to_thread(Desk, sources.data_dir)) as desk:
             asked = await asyncio.to_thread(desk.ask, action, {"ids": [int(dead_letter_id)]}, who)
