@@ -18,6 +18,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from dspy_ledger import files
 from simulation.fate import Fate
 
 SECTOR = 512
@@ -120,7 +121,7 @@ class Disk:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Within the block, effects below the root are recorded."""
+        """Within the block, effects below the root are recorded, and come from one thread."""
         ours = {
             "open": self.open,
             "close": self.close,
@@ -137,7 +138,9 @@ class Disk:
             "mkdir": self._mkdir,
             "rmdir": self._rmdir,
         }
+        threads = files.SYNCS_AT_ONCE
         try:
+            files.SYNCS_AT_ONCE = 1
             for name in _NAMES:
                 setattr(os, name, ours[name])
             io.open = builtins.open = self._file  # type: ignore[assignment]
@@ -146,6 +149,7 @@ class Disk:
             for name in _NAMES:
                 setattr(os, name, getattr(_REAL, name))
             io.open = builtins.open = _REAL.file
+            files.SYNCS_AT_ONCE = threads
 
     def end_process(self) -> None:
         """What the process had open is closed; nothing is lost by that."""

@@ -11,7 +11,14 @@ from typing import Any
 import orjson
 
 from dspy_ledger.events import EVENT_TYPES, MOST
-from dspy_ledger.files import make_folder, sweep, sync_folder, write_atomically, write_together
+from dspy_ledger.files import (
+    append_together,
+    make_folder,
+    sweep,
+    sync_folder,
+    write_atomically,
+    write_together,
+)
 from dspy_ledger.projector.catalog import Catalog, Content
 from dspy_ledger.projector.documents import (
     bodiless_line,
@@ -19,7 +26,7 @@ from dspy_ledger.projector.documents import (
     execution_line,
     version_document,
 )
-from dspy_ledger.projector.lines import append_lines, change_lines, cut_lines, first_line, set_aside
+from dspy_ledger.projector.lines import change_lines, cut_lines, first_line, set_aside
 from dspy_ledger.projector.names import evaluation_name, folder_name, version_name
 from dspy_ledger.projector.parking import left_out, registrations
 from dspy_ledger.projector.projection import Checkpoint
@@ -266,7 +273,7 @@ class Directory:
         for folder in {path.parent for path in (*lines, *pending.files)} - self._folders:
             make_folder(folder)
             self._folders.add(folder)
-        append_lines(lines, durable=self._durable)
+        append_together(lines, durable=self._durable)
         for day, positions in pending.bodiless.items():
             change_lines(self._day_file(*day), positions, bodiless_line, durable=self._durable)
         changed = {path: new for path, new in pending.files.items() if _differs(path, new)}

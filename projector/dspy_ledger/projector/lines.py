@@ -5,33 +5,15 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 from dspy_ledger.files import sync_folder, write_atomically
 
-__all__ = ["append_lines", "change_lines", "cut_lines", "first_line", "set_aside"]
+__all__ = ["change_lines", "cut_lines", "first_line", "set_aside"]
 
 _START = b'{"position":'
 _LINE = re.compile(rb'\{"position":(\d+)[,}]')
-
-
-def append_lines(lines: Mapping[Path, Iterable[bytes]], *, durable: bool = True) -> None:
-    """Append whole lines to files whose folders exist; durable once this returns, unless not wanted."""
-    grown: dict[Path, None] = {}  # in the order of the lines
-    for path, content in lines.items():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            if os.fstat(descriptor).st_size == 0:
-                grown[path.parent] = None
-            _write(descriptor, b"".join(content))
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    if durable:
-        for folder in grown:
-            sync_folder(folder)
 
 
 def cut_lines(path: Path, upto: int) -> None:
@@ -107,9 +89,3 @@ def _end_of(content: mmap.mmap, upto: int) -> int:
             break
         end = start
     return end
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
