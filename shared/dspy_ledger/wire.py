@@ -28,6 +28,7 @@ __all__ = [
     "body_digest",
     "decode",
     "encode",
+    "envelope_of",
     "pack",
     "peek_sequence",
     "too_deep",
@@ -42,9 +43,9 @@ _MOST_LEVELS = 200
 class Entry:
     """One valid event as it arrived. Not to be changed; left unfrozen because that is faster.
 
-    ``payload`` is the CloudEvent's bytes, ``envelope`` what they say in the newest type, which is ``type``;
-    ``time`` is its time in the one spelling, ``digest`` the SHA-256 of payload (which holds the body's
-    digest): equal digests, equal events.
+    ``payload`` is the CloudEvent's bytes, ``type`` the newest that it is read as; ``time`` is its time in the
+    one spelling, ``digest`` the SHA-256 of payload (which holds the body's digest): equal digests, equal
+    events.
     """
 
     event_id: str
@@ -53,10 +54,23 @@ class Entry:
     source: str
     sequence: int
     time: str
-    envelope: dict[str, Any]
     payload: bytes
     body: bytes | None
     digest: str
+
+    @property
+    def envelope(self) -> dict[str, Any]:
+        """What the payload says, in the newest type; decoded at each call.
+
+        Not kept: the many small objects of thousands of events cost more than decoding those that are asked.
+        """
+        return envelope_of(self.payload)
+
+
+def envelope_of(payload: bytes) -> dict[str, Any]:
+    """What the payload of a valid event says, in the newest type."""
+    envelope: dict[str, Any] = orjson.loads(payload)
+    return upcast(envelope) if UPCASTERS else envelope
 
 
 def body_digest(body: bytes) -> str:
@@ -182,7 +196,6 @@ def decode(fields: Mapping[bytes, bytes], *, body_may_be_gone: bool = False) -> 
         source=envelope["source"],
         sequence=int(envelope["sequence"]),
         time=canonical_time(envelope["time"]),
-        envelope=envelope,
         payload=payload,
         body=body,
         digest=sha256(payload).hexdigest(),

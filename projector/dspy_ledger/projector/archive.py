@@ -198,7 +198,7 @@ class Archive:
             raise self._damaged(f"its event can't be read ({error})") from None
         return StoredEvent(
             expected, entry.event_id, stream_id, upcast_type(entry.type), entry.subject, entry.source,
-            entry.sequence, entry.time, recorded_at, payload, entry.digest, body, entry.envelope,
+            entry.sequence, entry.time, recorded_at, payload, entry.digest, body,
         )  # fmt: skip
 
     def _letter(self, fields: dict[str, Any]) -> DeadLetter:

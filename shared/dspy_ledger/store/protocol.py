@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import orjson
 
 from dspy_ledger.sequences import SequenceSet
-from dspy_ledger.upcasting import UPCASTERS, upcast
-from dspy_ledger.wire import Entry
+from dspy_ledger.wire import Entry, envelope_of
 
 __all__ = [
     "MOST_ERASED",
@@ -65,8 +64,7 @@ class StoredEvent:
     def envelope(self) -> dict[str, Any]:
         """The CloudEvent, decoded once."""
         if self._envelope is None:
-            envelope = orjson.loads(self.payload)
-            self._envelope = upcast(envelope) if UPCASTERS else envelope
+            self._envelope = envelope_of(self.payload)
         return self._envelope
 
     @property

@@ -628,7 +628,6 @@ def _place(position: int, stream_id: str | None, entry: Entry, recorded_at: str)
     return StoredEvent(
         position, entry.event_id, stream_id, entry.type, entry.subject, entry.source, entry.sequence,
         entry.time, recorded_at, entry.payload, entry.digest, entry.body,
-        entry.envelope,  # already decoded: spare the projections the second time
     )  # fmt: skip
 
 
