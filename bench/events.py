@@ -17,7 +17,7 @@ PROGRAMS = 8
 
 
 def fields(kind: str, data: dict, sequence: int, body: object) -> dict[bytes, bytes]:
-    event_id = data.get("execution_id") or str(uuid7())
+    event_id = data["execution_id"] if kind == "ExecutionCompleted" else str(uuid7())
     raw = None if body is None else orjson.dumps(body)
     payload = wire.encode(
         kind,
@@ -26,7 +26,7 @@ def fields(kind: str, data: dict, sequence: int, body: object) -> dict[bytes, by
         source=f"/producers/bench/{sequence % SOURCES}",
         sequence=sequence // SOURCES + 1,
         time=utc_now(),
-        subject=data["program_id"],
+        subject=data.get("program_id"),
         body=raw,
         context={"environment": "production", "service": "llm-server", "release": "0f3c9a1"},
     )
@@ -87,15 +87,34 @@ def execution(sequence: int, rng: random.Random) -> dict[bytes, bytes]:
     return fields("ExecutionCompleted", data, sequence, body)
 
 
-def evaluation(sequence: int, rng: random.Random) -> dict[bytes, bytes]:
-    program = rng.randrange(PROGRAMS)
+def evaluation(
+    sequence: int,
+    rng: random.Random,
+    *,
+    evaluation_id: str | None = None,
+    program: int | None = None,
+    content: int | None = None,
+    model: str | None = None,
+) -> dict[bytes, bytes]:
+    program = rng.randrange(PROGRAMS) if program is None else program
+    content = rng.randrange(3) if content is None else content
     data = {
-        "evaluation_id": f"nightly-{rng.randrange(200)}",
+        "evaluation_id": evaluation_id or f"nightly-{rng.randrange(200)}",
         "program_id": f"program_{program}",
-        "content_hash": f"c1:{program:02}{rng.randrange(3):062}",
-        "model_id": rng.choice(["gpt-4o-mini", "claude-haiku"]),
+        "content_hash": f"c1:{program:02}{content:062}",
+        "model_id": model or rng.choice(["gpt-4o-mini", "claude-haiku"]),
         "results": {"accuracy": rng.random(), "f1": rng.random()},
         "metric_name": "accuracy",
+        "created_at": utc_now(),
+    }
+    return fields("EvaluationSaved", data, sequence, None)
+
+
+def feedback(sequence: int, execution_id: str, rng: random.Random) -> dict[bytes, bytes]:
+    data = {
+        "evaluation_id": str(uuid7()),
+        "execution_id": execution_id,
+        "results": {"score": rng.randrange(2)},
         "created_at": utc_now(),
     }
     return fields("EvaluationSaved", data, sequence, None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -36,7 +38,7 @@ from projector.ledgers import (
 
 TABLES = (
     "programs", "program_tags", "versions", "wordings", "executions", "evaluations", "totals", "hours",
-    "checkpoint",
+    "days", "checkpoint",
 )  # fmt: skip
 
 
@@ -107,7 +109,9 @@ def test_hours_are_of_the_events_time_and_of_one_environment(tmp_path: Path) -> 
         execution("c", 3, time="2026-11-22T14:30:00+01:00", latency_ms=0.03),
         environmental("d", 4, "staging", time="2026-11-22T13:00:00Z"),
     )
-    found = rows(tmp_path, "SELECT hour, environment, executions, latency, latencies FROM hours")
+    found = rows(
+        tmp_path, "SELECT hour, environment, executions, latency, latencies FROM hours WHERE program_id <> ''"
+    )
     assert [row[:4] for row in found] == [
         ("2026-11-22T12", "", 1, 1000),
         ("2026-11-22T13", "", 2, 50),
@@ -118,6 +122,39 @@ def test_hours_are_of_the_events_time_and_of_one_environment(tmp_path: Path) -> 
         {20: 1, 30: 1},
         {histogram.bucket_of(1500): 1},
     ]
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(1, 40), st.randoms(use_true_random=False))
+def test_days_programs_and_all_of_them_sum_up_hours_however_events_are_batched(
+    size: int, chance: random.Random
+) -> None:
+    facts = [
+        (
+            f"2026-11-2{chance.randrange(1, 4)}T{chance.randrange(10, 14)}",
+            *map(chance.choice, ("pq", "ab", "cd")),
+        )
+        for _ in range(40)
+    ]
+    entries = [
+        execution(f"e{n}", n, time=f"{hour}:00:00Z", program=program, model_id=model, content=digest)
+        for n, (hour, program, model, digest) in enumerate(facts, 1)
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with closing(ledger(folder)) as store, closing(SqlViews(folder, store)) as views:
+            for at in range(0, len(entries), size):
+                project(store, [views], append(store, entries[at : at + size]))
+        found = content(folder)
+    for table, length in (("hours", 13), ("days", 10)):
+        expected = Counter[tuple[str, ...]]()
+        for hour, program, model, digest in facts:
+            period = hour[:length]
+            keys = (program, period, digest, model), ("", period, program, ""), ("", period, "", model)
+            expected.update(keys)
+        assert {row[:4]: row[5] for row in found[table]} == expected
+        for row in found[table]:
+            assert sum(histogram.decode(row[-1]).values()) == row[5]
 
 
 @settings(deadline=None, max_examples=25)
@@ -135,9 +172,13 @@ def test_quantiles_come_from_the_roll_ups_within_a_sixty_fourth(
         for at in range(0, len(entries), size):
             project(store, [views], append(store, entries[at : at + size]))
         views.close()
-        ((encoded,),) = rows(folder, "SELECT latencies FROM hours")
+        found = {
+            encoded
+            for table in ("hours", "days")
+            for (encoded,) in rows(folder, f"SELECT latencies FROM {table}")
+        }
         store.close()
-    told = histogram.quantile(histogram.decode(encoded), share)
+    told = histogram.quantile(histogram.decode(*found), share)
     exact = sorted(latencies)[max(1, math.ceil(share * len(latencies))) - 1] * 1000
     assert told == pytest.approx(exact, rel=histogram.RELATIVE_ERROR, abs=0.5)
 
@@ -285,7 +326,7 @@ def test_a_histogram_that_is_damaged_has_the_view_built_anew_and_parks_nothing(
     project(store, [views], batch)  # as the next attempt does
     assert "it is built anew" in caplog.text
     assert store.parked() == []
-    assert rows(tmp_path, "SELECT executions FROM hours") == [(2,)]
+    assert rows(tmp_path, "SELECT DISTINCT executions FROM hours") == [(2,)]
 
 
 def test_a_rebuilt_view_has_the_same_indexes_as_a_live_one(tmp_path: Path) -> None:

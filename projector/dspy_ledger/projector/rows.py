@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import add
 from typing import Any
 
 import orjson
@@ -22,9 +23,10 @@ _EXECUTED = EVENT_TYPES["ExecutionCompleted"]
 _EVALUATED = EVENT_TYPES["EvaluationSaved"]
 _MOST = 10**18  # tokens, picodollars or µs of one execution; keeps a hostile number within 64 bits
 _MOST_TOTAL = 2**63 - 1
-_HOUR = len("2026-11-22T10")
+_HOUR, _DAY = len("2026-11-22T10"), len("2026-11-22")
 
 Row = tuple[Any, ...]
+Key = tuple[str, ...]
 
 HourKey = tuple[str, str, str, str, str]
 """Program id, hour, content hash, model id, environment; '' where the event had none."""
@@ -49,21 +51,57 @@ class Rows:
     evaluations: list[Row] = field(default_factory=list)
     hours: defaultdict[HourKey, list[Numbers]] = field(default_factory=lambda: defaultdict(list))
 
-    def roll_ups(self) -> tuple[list[Row], list[Row]]:
-        """What the batch adds to the rows of ``totals`` (to some of them more than once) and of ``hours``."""
-        totals, hours = [], []
-        for key, executions in self.hours.items():
-            statuses, latencies, inputs, outputs, costs = zip(*executions, strict=True)
-            microseconds = [_whole(latency * 1e3) for latency in latencies]
-            sums = (
-                len(statuses), statuses.count("error"), *_known(inputs), *_known(outputs),
-                *_known([None if cost is None else _whole(cost * 1e12) for cost in costs]),
-                _sum(microseconds),
-            )  # fmt: skip
-            program_id, _, content_hash, model_id, _ = key
-            totals.append((program_id, content_hash, model_id, *sums))
-            hours.append((*key, *sums, histogram.encode(histogram.counted(microseconds))))
-        return totals, hours
+    def roll_ups(self) -> tuple[list[Row], list[Row], list[Row]]:
+        """What the batch adds to the rows of ``totals``, ``hours`` and ``days``."""
+        totals: dict[Key, _Sums] = {}
+        hours: dict[Key, _Sums] = {}
+        days: dict[Key, _Sums] = {}
+        for (program_id, hour, content_hash, model_id, environment), executions in self.hours.items():
+            sums = _Sums.of(executions)
+            _add(totals, (program_id, content_hash, model_id), sums)
+            for periods, period in ((hours, hour), (days, hour[:_DAY])):
+                _add(periods, (program_id, period, content_hash, model_id, environment), sums)
+                _add(periods, ("", period, program_id, "", ""), sums)
+                _add(periods, ("", period, "", model_id, environment), sums)
+        return (
+            [(*key, *sums.row()) for key, sums in totals.items()],
+            [(*key, *sums.row(), sums.histogram()) for key, sums in hours.items()],
+            [(*key, *sums.row(), sums.histogram()) for key, sums in days.items()],
+        )
+
+
+@dataclass(slots=True)
+class _Sums:
+    """The columns of a roll-up from executions to latency, and the histogram buckets of its latencies."""
+
+    numbers: list[int]
+    buckets: list[int]
+
+    @classmethod
+    def of(cls, executions: Sequence[Numbers]) -> _Sums:
+        statuses, latencies, inputs, outputs, costs = zip(*executions, strict=True)
+        microseconds = [_whole(latency * 1e3) for latency in latencies]
+        picodollars = [None if cost is None else _whole(cost * 1e12) for cost in costs]
+        numbers = [
+            len(statuses), statuses.count("error"), *_known(inputs), *_known(outputs), *_known(picodollars),
+            sum(microseconds),
+        ]  # fmt: skip
+        return cls(numbers, list(map(histogram.bucket_of, microseconds)))
+
+    def row(self) -> list[int]:
+        return [min(number, _MOST_TOTAL) for number in self.numbers]
+
+    def histogram(self) -> bytes:
+        return histogram.encode(Counter(self.buckets))
+
+
+def _add(sums: dict[Key, _Sums], key: Key, more: _Sums) -> None:
+    there = sums.get(key)
+    if there is None:
+        sums[key] = _Sums(more.numbers, more.buckets.copy())
+    else:
+        there.numbers = list(map(add, there.numbers, more.numbers))
+        there.buckets += more.buckets
 
 
 def fold(batch: Sequence[StoredEvent], catalog: Catalog) -> Rows:
@@ -163,11 +201,7 @@ _NOTHING: dict[str, Any] = {}
 def _known(numbers: Iterable[int | None]) -> tuple[int, int]:
     """How many there are, and their sum."""
     known = [number for number in numbers if number is not None]
-    return len(known), _sum(known)
-
-
-def _sum(numbers: list[int]) -> int:
-    return min(sum(numbers), _MOST_TOTAL)
+    return len(known), sum(known)
 
 
 def _tokens(count: float | None) -> int | None:

@@ -21,7 +21,7 @@ def _adding(*, more: str = "") -> str:
 
 
 _TOTALS = _adding()
-_HOURS = _adding(more=", latencies = merge_histograms(latencies, excluded.latencies)")
+_PERIODS = _adding(more=", latencies = merge_histograms(latencies, excluded.latencies)")
 
 
 def prepare(db: sqlite3.Connection) -> None:
@@ -33,6 +33,7 @@ def write(db: sqlite3.Connection, rows: Rows) -> None:
     """Write a batch's rows, in the transaction that is open."""
     for table in ("programs", "program_tags", "versions", "wordings", "executions", "evaluations"):
         insert(db, table, getattr(rows, table))
-    totals, hours = rows.roll_ups()
+    totals, hours, days = rows.roll_ups()
     insert(db, "totals", totals, _TOTALS)
-    insert(db, "hours", hours, _HOURS)
+    insert(db, "hours", hours, _PERIODS)
+    insert(db, "days", days, _PERIODS)

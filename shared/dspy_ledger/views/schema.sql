@@ -168,6 +168,9 @@ CREATE TABLE totals (
     PRIMARY KEY (program_id, content_hash, model_id)
 ) WITHOUT ROWID;
 
+-- Each execution counts in three rows of hours and in three of days: in that of its program, content, model and
+-- environment, and twice under the program '', which no event has: in one whose content_hash is its program's
+-- id, and in one of all programs, whose content_hash is ''.
 CREATE TABLE hours (
     program_id    TEXT NOT NULL,
     hour          TEXT NOT NULL,        -- of the event's time, UTC: 2026-11-22T10
@@ -185,4 +188,23 @@ CREATE TABLE hours (
     latency       INTEGER NOT NULL,
     latencies     BLOB NOT NULL,        -- dspy_ledger.histogram of the latencies in µs
     PRIMARY KEY (program_id, hour, content_hash, model_id, environment)
+) WITHOUT ROWID;
+
+CREATE TABLE days (
+    program_id    TEXT NOT NULL,
+    day           TEXT NOT NULL,        -- of the event's time, UTC: 2026-11-22
+    content_hash  TEXT NOT NULL,        -- '' when the event had none
+    model_id      TEXT NOT NULL,        -- '' when the event had none
+    environment   TEXT NOT NULL,        -- '' when the event had none
+    executions    INTEGER NOT NULL,
+    errors        INTEGER NOT NULL,
+    input_known   INTEGER NOT NULL,
+    input_tokens  INTEGER NOT NULL,
+    output_known  INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cost_known    INTEGER NOT NULL,
+    cost          INTEGER NOT NULL,
+    latency       INTEGER NOT NULL,
+    latencies     BLOB NOT NULL,        -- dspy_ledger.histogram of the latencies in µs
+    PRIMARY KEY (program_id, day, content_hash, model_id, environment)
 ) WITHOUT ROWID;
