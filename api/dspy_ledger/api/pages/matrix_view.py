@@ -1,6 +1,6 @@
 """What a page makes of a program's matrix: shades, the best version for each model, quality against price.
 
-Pure. The matrix is that of :func:`dspy_ledger.api.queries.matrix.matrix`; of each cell the latest value counts.
+Pure. The matrix is that of :func:`dspy_ledger.api.queries.matrix.matrix`; a cell's latest value counts.
 """
 
 from __future__ import annotations

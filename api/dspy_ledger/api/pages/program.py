@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
+from dspy_ledger.api.pages.assets import sheets_of_plotly
 from dspy_ledger.api.pages.layout import decoded, read_form, show
 from dspy_ledger.api.pages.matrix_view import (
     Better,
@@ -20,21 +21,20 @@ from dspy_ledger.api.pages.matrix_view import (
     score,
     tradeoffs,
 )
+from dspy_ledger.api.pages.recorded import all_versions
 from dspy_ledger.api.pages.tree_layout import lay_out
 from dspy_ledger.api.pages.tree_picture import draw
-from dspy_ledger.api.parameters import ExecutionQuery, Given, MatrixQuery, StatsQuery, VersionQuery
+from dspy_ledger.api.parameters import ExecutionQuery, Given, MatrixQuery, StatsQuery
 from dspy_ledger.api.queries.executions import page_of_executions
 from dspy_ledger.api.queries.matrix import matrix
 from dspy_ledger.api.queries.programs import one_program
 from dspy_ledger.api.queries.stats import stats
-from dspy_ledger.api.queries.versions import page_of_versions, tree_programs, tree_versions
+from dspy_ledger.api.queries.versions import tree_programs, tree_versions
 from dspy_ledger.api.reading import Question, ask
-from dspy_ledger.errors import InvalidInput
 from dspy_ledger.lineage import program_tree, programs_below
-from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
-from dspy_ledger.versions import Version
+from dspy_ledger.timestamps import to_datetime, utc_now
 
-__all__ = ["all_versions", "router"]
+__all__ = ["router"]
 
 router = APIRouter(include_in_schema=False)
 
@@ -91,45 +91,9 @@ async def program_page(request: Request, program_id: str) -> HTMLResponse:
                 page_of_executions(question, ExecutionQuery(program_id=program_id, limit=_LATEST))["items"]
             ),
             windows=WINDOWS,
+            sheets_of_plotly=sheets_of_plotly(),
             **_quality(question, program_id, versions, query),
         )
-
-
-def all_versions(question: Question, program_id: str) -> list[dict[str, Any]]:
-    """A program's versions in order of registration.
-
-    Each has its kind of ``change``, and in ``before`` the label of the version that it came from or followed:
-    None for the first.
-    """
-    found: list[dict[str, Any]] = []
-    cursor = None
-    while True:
-        query = VersionQuery(limit=1000, cursor=cursor)
-        page = page_of_versions(question, program_id, query)
-        found += decoded(page["items"])
-        cursor = page["next_cursor"]
-        if cursor is None:
-            break
-    known = {version["version"] for version in found}
-    newest = None
-    for at, version in enumerate(found):
-        version["change"] = "first" if at == 0 else _change(version["version"])
-        variant = version["parent_id"] == program_id and version["parent_version"] in known
-        version["before"] = version["parent_version"] if variant else newest
-        if not variant:
-            newest = version["version"]
-    return found
-
-
-def _change(label: str) -> str:
-    """What a label says of its change: that of the lowest number that is not 0."""
-    try:
-        version = Version.parse(label)
-    except InvalidInput:
-        return "given"
-    if version.is_prerelease:
-        return "pre-release"
-    return "patch" if version.patch else "minor" if version.minor else "major"
 
 
 def _shown(versions: list[dict[str, Any]], query: ProgramPageQuery) -> list[dict[str, Any]]:
@@ -208,8 +172,9 @@ def _trends(question: Question, program_id: str, query: ProgramPageQuery) -> dic
     if question.as_of is not None:
         return None
     name, length, bucket = WINDOWS[query.window]
-    since = canonical_time(to_datetime(utc_now()) - length)
-    asked = StatsQuery(program_id=program_id, since=since, group_by=query.by)
+    now = utc_now()
+    since = (to_datetime(now) - length).strftime("%Y-%m-%d" if bucket == "day" else "%Y-%m-%dT%H:00Z")
+    asked = StatsQuery(program_id=program_id, since=since, until=now, group_by=query.by)
     told = stats(question, asked)
     groups = sorted(told["groups"], key=lambda group: -group["totals"]["executions"])
     by = "version" if query.by == "version" else "model_id"
@@ -218,5 +183,7 @@ def _trends(question: Question, program_id: str, query: ProgramPageQuery) -> dic
         "name": name,
         "groups": groups,
         "lines": _LINES,
-        "ask": {"program_id": program_id, "since": since, "bucket": bucket, "by": by, "lines": lines},
+        "asked": {"program_id": program_id, "since": since, "until": now, "bucket": bucket},
+        "by": by,
+        "drawn": lines,
     }

@@ -15,7 +15,7 @@ __all__ = ["ROW", "Dot", "Line", "TreePicture", "draw"]
 ROW = 44
 """Height of a row in px; the style sheet's ``.tree-rows li`` has the same in rem."""
 _PITCH = 20  # px between two lanes while they are few
-_WIDEST = 160  # px that all lanes take at most
+_WIDEST = 120  # px that all lanes take at most
 _EDGE = 12  # px beside the outer lanes
 
 

@@ -2,22 +2,34 @@
 
 import { dataOf, draw } from "./charts.js";
 
-document.documentElement.classList.add("scripted");
-for (const form of document.querySelectorAll("form[data-submit]")) {
-  form.addEventListener("change", () => form.requestSubmit());
-}
-
 /** A long name's beginning: a legend must not push the chart away. */
 const short = (name) => (name.length > 24 ? `${name.slice(0, 23)}…` : name);
 /** Text that Plotly shall show as it is: it reads some tags in what it is given. */
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const told = (value) => (value >= 1000 && value < 1e6 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4))));
 
+/** Those of a front that have room for their names: the best first, then what is far enough from the last. */
+function labelled(front, price) {
+  const reach = (read) => Math.max(...front.map(read)) - Math.min(...front.map(read)) || 1;
+  const across = reach((choice) => choice[price]);
+  const up = reach((choice) => choice.quality);
+  const named = new Set();
+  let last;
+  for (const choice of front.toReversed()) {
+    const apart = last && Math.max(Math.abs(choice[price] - last[price]) / across, Math.abs(choice.quality - last.quality) / up);
+    if (last && apart < 0.12) continue;
+    named.add(choice);
+    last = choice;
+  }
+  return named;
+}
+
 function tradeoff(element, { metric, choices, fronts }) {
   const price = element.dataset.tradeoff;
   const scale = price === "latency" ? 1e-3 : 1;
   const front = fronts[price];
   const models = [...new Set(choices.map((choice) => choice.model_id))];
+  const named = labelled(front.map((at) => choices[at]), price);
   const spell = (choice) =>
     `${plain(short(choice.version))} on ${plain(short(choice.model_id))}<br>${plain(short(metric))} ${told(choice.quality)}<br>` +
     (price === "cost" ? `$${told(choice.cost)} an execution` : `${told(choice.latency * scale)} s on average`);
@@ -31,7 +43,7 @@ function tradeoff(element, { metric, choices, fronts }) {
       const leads = own.map((choice) => front.includes(choice.index));
       return {
         x: own.map((choice) => choice[price] * scale), y: own.map((choice) => choice.quality),
-        text: own.map((choice, at) => (leads[at] ? plain(short(choice.version)) : "")), textposition: "top center",
+        text: own.map((choice) => (named.has(choices[choice.index]) ? plain(short(choice.version)) : "")), textposition: "top center",
         textfont: { color: c.text, size: 11 }, cliponaxis: false,
         hovertext: own.map(spell), hoverinfo: "text", mode: "markers+text", name: plain(short(model)),
         marker: {
@@ -64,9 +76,8 @@ const TRENDS = {
   tokens: { of: (bucket) => (bucket.input_tokens === null && bucket.output_tokens === null ? null : (bucket.input_tokens ?? 0) + (bucket.output_tokens ?? 0)) },
 };
 
-async function series({ program_id, since, bucket, by }, line) {
-  const asked = new URLSearchParams({ program_id, since, bucket, [by]: line });
-  const answer = await fetch(`/v1/stats?${asked}`);
+async function series({ asked, by }, line) {
+  const answer = await fetch(`/v1/stats?${new URLSearchParams({ ...asked, [by]: line })}`);
   if (!answer.ok) throw new Error((await answer.json()).detail);
   return (await answer.json()).buckets;
 }
@@ -84,6 +95,12 @@ async function trends(elements, ask) {
   }
   for (const element of elements) {
     const { of, axis } = TRENDS[element.dataset.trend];
+    if (!found.some((buckets) => buckets.some((bucket) => typeof of(bucket) === "number"))) {
+      element.textContent = "No execution told it.";
+      element.classList.add("untold");
+      element.removeAttribute("aria-busy");
+      continue;
+    }
     draw(element, (c) => ({
       data: found.map((buckets, at) => ({
         x: buckets.map((bucket) => bucket.start), y: buckets.map(of),

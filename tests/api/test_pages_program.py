@@ -1,0 +1,424 @@
+"""The pages of programs, versions and two versions compared, as a browser without scripts gets them."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+
+EVIL = "<script>alert(1)</script> " + "W" * 300 + " שלום \u202eevil"
+FIELDS = [
+    {"name": "question", "role": "input", "type": "str", "desc": "What is asked", "required": True},
+    {"name": "answer", "role": "output", "type": "str", "desc": "Short", "required": True},
+]
+VOID = {"meta", "link", "input", "br", "hr", "img"}
+
+
+class Document(HTMLParser):
+    """A page as a reader finds it: its text, elements and links."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html = html
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == [], "elements stay open"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open, f"</{tag}> ends nothing"
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if not self._open or self._open[-1] != "script":
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+    @property
+    def links(self):
+        return [attrs["href"] for tag, attrs in self.elements if tag == "a" and attrs.get("href")]
+
+    def all(self, tag, **wanted):
+        return [attrs for name, attrs in self.elements if name == tag and wanted.items() <= attrs.items()]
+
+
+def reader(api):
+    """Asks for a page as browsers do."""
+
+    def read(path, status=200, **params):
+        answer = api.get(path, **params)
+        assert answer.status_code == status, answer.text
+        assert answer.headers["content-type"].startswith("text/html")
+        return Document(answer.text)
+
+    api._client.headers["accept"] = "text/html"
+    return read
+
+
+@pytest.fixture
+def read(api):
+    return reader(api)
+
+
+def register(
+    ledger, version, digest, *, program_id="qa", instructions="Answer.", demos=(), fields=FIELDS, **data
+):
+    sides = {
+        f"{role}s": [
+            {"name": f["name"], "type": f["type"], "required": True} for f in fields if f["role"] == role
+        ]
+        for role in ("input", "output")
+    }
+    parameter = {
+        "path": "self",
+        "kind": "Predict",
+        "instructions": instructions,
+        "fields": fields,
+        "config": {},
+    }
+    state = {
+        "form": {"form": 1, "modules": [], "parameters": [{**parameter, "demos": list(demos)}]},
+        "blobs": {},
+    }
+    more = {"state": state, "signature": {"instructions": instructions, "fields": fields}, "interface": sides}
+    return ledger.register(program_id, version, digest, **{**more, **data})
+
+
+@pytest.fixture
+def qa(ledger):
+    """Two versions of one program: the second, optimized from the first, is better on mini, not on nano."""
+    register(
+        ledger, "1.0.0", "c1:0", source_code="class Qa:\n    pass\n", tags=["rag"], description="Answers"
+    )
+    register(
+        ledger,
+        "1.1.0",
+        "c1:1",
+        instructions="Answer briefly.",
+        demos=[{"question": "Why?", "answer": "Because."}],
+        parent_id="qa",
+        parent_version="1.0.0",
+        optimizer={"name": "dspy.teleprompt.MIPROv2", "params": {"auto": "light"}, "score": 71.5},
+        source_code="class Qa:\n    ...\n",
+    )
+    for digest, model_id, accuracy in (
+        ("c1:0", "mini", 0.5),
+        ("c1:1", "mini", 0.9),
+        ("c1:0", "nano", 0.8),
+        ("c1:1", "nano", 0.7),
+    ):
+        ledger.evaluate(
+            f"{digest}-{model_id}",
+            program_id="qa",
+            content_hash=digest,
+            model_id=model_id,
+            results={"accuracy": accuracy},
+        )
+        ledger.execute(
+            f"x-{digest}-{model_id}",
+            "qa",
+            content_hash=digest,
+            model_id=model_id,
+            cost_usd=0.25,
+            latency_ms=1500.0,
+        )
+    ledger.fold()
+    return ledger
+
+
+def test_a_program_tells_the_best_version_for_each_model_and_leads_to_what_changed(qa, read):
+    page = read("/programs/qa")
+    assert "mini 1.1.0 0.9 $0.25 1.5 s" in page.text
+    assert "nano 1.0.0 0.8" in page.text
+    assert "/programs/qa/compare?from=1.0.0&to=1.1.0" in page.links
+    assert "from 1.0.0 by MIPROv2" in page.text
+    assert "71.5" in page.text
+    assert {"/programs/qa/versions/1.0.0", "/executions/x-c1%3A0-mini", "/executions?program_id=qa"} <= set(
+        page.links
+    )
+
+
+def test_a_metric_may_be_better_when_lower_and_versions_be_weighed_on_one_model(qa, read):
+    page = read("/programs/qa", better="lower", model_id="mini")
+    assert "mini 1.0.0 0.5" in page.text
+    assert "Quality against cost and latency on mini" in page.text
+    assert page.all("option", value="lower")[0].keys() == {"value", "selected"}
+
+
+def test_the_picture_of_versions_has_a_dot_and_a_row_for_each(qa, read):
+    page = read("/programs/qa")
+    assert len(page.all("circle", r="5")) == 2
+    assert page.all("path", **{"class": "variant"})
+    assert page.all("svg", **{"aria-hidden": "true"})
+    assert page.all("ol", **{"class": "tree-rows"})
+
+
+def test_every_link_of_these_pages_leads_somewhere(ledger, qa, read, api):
+    register(ledger, "0.1.0-rc.1+b 1", "c1:j", program_id="日本語 & id?", name="日本語")
+    register(ledger, "1.0.0", "c1:d", program_id="german", parent_id="qa", parent_version="1.1.0")
+    ledger.fold()
+    ours = ("/programs/", "/v1/", "/executions", "/static/")
+    seen, waiting = set(), ["/programs/qa", f"/programs/{quote('日本語 & id?')}", "/programs/german?as_of=12"]
+    for address in waiting:  # grows while it is walked
+        parts = urlsplit(address)
+        kind = (parts.path, *sorted(parse_qs(parts.query)))  # one of those that differ in their values only
+        if kind in seen:
+            continue
+        seen.add(kind)
+        answer = api.get(address)
+        assert answer.status_code == 200, (address, answer.text[-600:])
+        if address.startswith("/programs/"):
+            found = [link.partition("#")[0] for link in Document(answer.text).links]
+            waiting += [link for link in found if link.startswith(ours)]
+    assert sum(path.startswith("/programs/") for path, *_ in seen) > 15
+
+
+@pytest.mark.parametrize(
+    "path", ["/programs/nope", "/programs/nope/compare", "/programs/nope/versions/1.0.0"]
+)
+def test_a_program_that_is_not_known_is_a_page_that_says_which_are(qa, read, path):
+    assert "known: qa" in read(path, 404).text
+
+
+@pytest.mark.parametrize("path", ["/programs/qa/versions/9.9.9", "/programs/qa/compare?from=9.9.9&to=1.0.0"])
+def test_a_version_that_is_not_known_is_a_page_that_says_which_are(qa, read, path):
+    assert "1.1.0" in read(path, 404).text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/programs/qa?better=best",
+        "/programs/qa?window=1y",
+        "/programs/qa?by=day",
+        "/programs/qa?as_of=99999",
+        "/programs/qa/versions/1.0.0?limit=3",
+        "/programs/qa/compare?form=1.0.0",
+        "/programs/qa/compare?from=1.0.0&from=1.1.0",
+    ],
+)
+def test_parameters_that_can_not_be_used_are_a_page_that_says_so(qa, read, path):
+    assert "Bad Request" in read(path, 400).text
+
+
+def test_empty_choices_of_a_form_are_as_if_not_made(qa, read):
+    assert "on mini" in read("/programs/qa?model_id=mini&metric=").text
+    assert "Best version" in read("/programs/qa?model_id=&metric=").text
+
+
+def test_a_metric_that_nobody_told_offers_the_way_back(qa, read):
+    page = read("/programs/qa", metric="f1")
+    assert "No evaluation tells “f1”" in page.text
+    assert "/programs/qa" in page.links
+
+
+def test_a_program_that_only_was_registered_says_what_to_do_next(ledger, read):
+    ledger.register("bare")
+    ledger.fold()
+    page = read("/programs/bare")
+    for words in (
+        "No evaluations yet",
+        "No executions yet",
+        "Nothing to weigh yet",
+        "save_evaluation_result",
+    ):
+        assert words in page.text
+    assert "What it is made of is not known" in read("/programs/bare/versions/1.0.0").text
+    assert "There is only one version" in read("/programs/bare/compare").text
+
+
+def test_nothing_of_a_later_position_shows_as_of_an_earlier_one(ledger, read):
+    first = register(ledger, "1.0.0", "c1:0", description="Then")
+    ledger.evaluate("e", program_id="qa", content_hash="c1:0", model_id="mini", results={"accuracy": 0.25})
+    at = ledger.execute("x-then", "qa", model_id="mini", cost_usd=1)
+    register(ledger, "1.0.0", "c1:0", description="LATER")
+    register(ledger, "7.7.7", "c1:1", parent_id="qa", parent_version="1.0.0", optimizer={"name": "LATER"})
+    ledger.evaluate("e", program_id="qa", content_hash="c1:0", model_id="LATER", results={"LATER": 0.75})
+    ledger.execute("x-LATER", "qa", content_hash="c1:1", model_id="LATER")
+    register(
+        ledger, "1.0.0", "c1:2", program_id="later", parent_id="qa", parent_version="1.0.0", name="LATER"
+    )
+    ledger.fold()
+    for path in ("/programs/qa", "/programs/qa/versions/1.0.0", "/programs/qa/compare"):
+        page = read(path, as_of=at)
+        assert "Then" in page.text or path.endswith("compare")
+        assert "LATER" not in page.html
+        assert "7.7.7" not in page.html
+        inner = [
+            link for link in page.links if link.startswith(("/programs/", "/executions", "/v1/programs"))
+        ]
+        assert all("as_of" in parse_qs(urlsplit(link).query) for link in inner if link != path)
+    page = read("/programs/qa", as_of=at)
+    assert "mini 1.0.0 0.25" in page.text
+    assert "so not told of the past" in page.text
+    assert not page.all("div", **{"class": "chart"})
+    assert "LATER" in read("/programs/qa").text
+    read("/programs/qa", 404, as_of=first - 1)
+    read("/programs/qa/versions/7.7.7", 404, as_of=at)
+
+
+def test_a_version_shows_what_it_is_made_of_and_how_to_load_it(qa, read):
+    page = read("/programs/qa/versions/1.1.0")
+    for words in (
+        "Answer briefly.",
+        "What is asked",
+        "1 demo",
+        "Because.",
+        "dspy.teleprompt.MIPROv2",
+        "light",
+        "pm.load_program('qa', '1.1.0', into=YourProgram)",
+        "2 lines",
+        "accuracy 0.9",
+    ):
+        assert words in page.text
+    assert "/programs/qa/compare?from=1.0.0&to=1.1.0" in page.links
+    assert "Optimized further 1.1.0" in read("/programs/qa/versions/1.0.0").text
+
+
+def test_a_version_whose_class_is_known_is_loaded_into_it(ledger, read):
+    register(ledger, "1.0.0", "c1:0", class_name="Qa", module_path="app.programs")
+    register(ledger, "1.0.1", "c1:1", class_name="x)\nimport os", module_path="a b")
+    ledger.fold()
+    assert "from app.programs import Qa" in read("/programs/qa/versions/1.0.0").text
+    assert "into=YourProgram)" in read("/programs/qa/versions/1.0.1").text
+
+
+def test_a_version_says_whether_its_state_was_not_captured(ledger, read):
+    register(ledger, "1.0.0", "c1:0", state=None)
+    ledger.fold()
+    page = read("/programs/qa/versions/1.0.0")
+    assert "Not captured" in page.text
+    assert "What is asked" in page.text, "the signature is told all the same"
+
+
+def test_a_version_says_that_its_state_was_erased(qa, read):
+    qa.store.erase([2], "asked")
+    page = read("/programs/qa/versions/1.1.0")
+    assert "Demos: erased" in page.text
+    compared = read("/programs/qa/compare", **{"from": "1.0.0", "to": "1.1.0"})
+    assert "those of 1.1.0 were erased" in compared.text
+
+
+def test_two_versions_are_compared_in_words_lines_and_numbers(qa, read):
+    page = read("/programs/qa/compare", **{"from": "1.0.0", "to": "1.1.0"})
+    for words in (
+        "minor Callers may stay as they are",
+        "optimized from the first by dspy.teleprompt.MIPROv2",
+        "mini accuracy 0.5 0.9 +0.4",
+        "nano accuracy 0.8 0.7 \N{MINUS SIGN}0.1",
+        "Demos: 0 → 1, 1 added, 0 removed",
+        "removed: Answer.",
+        "The same fields.",
+    ):
+        assert words in page.text
+    assert page.all("mark")
+    assert "/programs/qa/compare?from=1.1.0&to=1.0.0" in page.links, "the other way round"
+    chosen = [attrs["value"] for attrs in page.all("option") if "selected" in attrs]
+    assert chosen == ["1.0.0", "1.1.0"]
+
+
+def test_without_a_choice_the_latest_version_is_compared_with_where_it_came_from(qa, read):
+    assert "What changed from 1.0.0 to 1.1.0" in read("/programs/qa/compare").text
+    assert "What changed from 1.0.0 to 1.0.0" in read("/programs/qa/compare", to="1.0.0").text
+
+
+def test_a_change_that_breaks_callers_says_who_has_to_follow(ledger, read):
+    register(ledger, "1.0.0", "c1:0")
+    register(ledger, "2.0.0", "c1:1", fields=[{**FIELDS[0], "name": "query"}, {**FIELDS[1], "type": "int"}])
+    ledger.fold()
+    page = read("/programs/qa/compare")
+    for words in (
+        "major Callers have to follow",
+        "The input question is gone",
+        "The input query is new and required",
+        "The output answer was str and is int",
+    ):
+        assert words in page.text
+
+
+@pytest.fixture(scope="module")
+def read_hostile(make_ledger_and_api):
+    """Two hundred versions of a program whose every text means harm, on forty models."""
+    ledger, api = make_ledger_and_api()
+    long = "x" * 200
+    for number in range(200):
+        register(
+            ledger,
+            f"1.{number}.0",
+            f"c1:{number}",
+            program_id="evil",
+            name=EVIL,
+            description=EVIL,
+            tags=["<i>" + long],
+            instructions=f"{EVIL}\n</script></textarea><img src=x onerror=alert({number})>",
+            fields=[{**FIELDS[0], "name": long, "desc": EVIL, "type": EVIL}, FIELDS[1]],
+            demos=[{"question": EVIL, "answer": {"nested": [number]}}] * (500 if number == 199 else 1),
+            source_code=f"'''{EVIL}'''\n# {number}",
+            class_name=EVIL,
+            module_path=EVIL,
+            parent_id="evil" if number else None,
+            parent_version=f"1.{number // 2}.0" if number else None,
+            optimizer={"name": EVIL, "params": {EVIL: EVIL}, "score": 1e300} if number else None,
+        )
+    for number in range(40):
+        ledger.evaluate(
+            EVIL,
+            program_id="evil",
+            content_hash="c1:199",
+            model_id=f"{EVIL}{number}",
+            results={EVIL: number, "nested": {"<b>": 1e308}},
+            dataset={"name": EVIL},
+        )
+        ledger.execute(
+            f"<x>{number}",
+            "evil",
+            content_hash="c1:199",
+            model_id=f"{EVIL}{number}",
+            error={"type": EVIL, "message": EVIL},
+            status="error",
+        )
+    ledger.fold()
+    return reader(api)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/programs/evil",
+        "/programs/evil?versions=all&by=model",
+        "/programs/evil/versions/1.199.0",
+        "/programs/evil/versions/1.0.0",
+        "/programs/evil/compare?from=1.0.0&to=1.199.0",
+    ],
+)
+def test_what_means_harm_is_text_and_nothing_else(read_hostile, path):
+    page = read_hostile(path)
+    assert "<script>alert(1)</script>" in page.text
+    assert "<script>alert" not in page.html
+    assert not page.all("img")
+    for tag, attrs in page.elements:
+        assert not [name for name in attrs if name == "style" or name.startswith("on")], (tag, attrs)
+        if tag == "script":
+            assert attrs.get("src", "").startswith("/static/") or attrs.get("type") == "application/json"
+    assert len(page.html) < 3_000_000
+
+
+def test_of_many_versions_the_newest_are_shown_and_all_on_demand(read_hostile):
+    page = read_hostile("/programs/evil")
+    assert "The newest 40 of 200 versions" in page.text
+    assert len(page.all("circle", r="5")) == 40
+    assert len(read_hostile("/programs/evil", versions="all").all("circle", r="5")) == 200
