@@ -107,3 +107,40 @@ async def test_a_client_that_takes_some_of_what_it_is_sent_has_more_time(monkeyp
     client.pause_writing()
     await transport.aborted.wait()
     assert transport.sizes == [0]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET /health/live HTTP/1.1\r\n\r\n",
+        "GET /health/live HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET /health/\xe9 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /health/live HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "GET /health/live HTTP/1.1\r\nHost a\r\n\r\n",
+    ],
+)
+def test_a_head_that_no_sound_client_sends_is_refused(url, head):
+    assert answered(url, head.encode("latin-1")).startswith(
+        b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n"
+    )
+
+
+def test_an_offer_to_speak_another_protocol_is_passed_over_and_the_connection_goes_on(url):
+    offer = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n"
+    last = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    for protocol in (b"h2c", b"websocket"):
+        assert answered(url, offer % protocol, last).count(b"HTTP/1.1 200 OK") == 2
+
+
+def answered(url, *sent):
+    """All that comes, each part of what is sent after the answer to the one before."""
+    host, port = url.removeprefix("http://").split(":")
+    answer = b""
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        for part in sent[:-1]:
+            client.sendall(part)
+            answer += client.recv(65536)
+        client.sendall(sent[-1])
+        while more := client.recv(65536):
+            answer += more
+    return answer

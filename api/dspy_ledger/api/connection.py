@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from http import HTTPStatus
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from dspy_ledger.api.responses import dump
 
@@ -19,7 +20,11 @@ _PATIENCE = 30.0
 _LAST = 1.0
 
 
-class Connection(H11Protocol):
+class _Unusable(Exception):
+    """A head that can be read and not be answered."""
+
+
+class Connection(HttpToolsProtocol):
     """A client that takes nothing of what it is sent for 30 s is disconnected, and its place is free.
 
     What is no HTTP, or has more than ``MOST_HEAD`` bytes before its body, is answered with a problem.
@@ -27,6 +32,9 @@ class Connection(H11Protocol):
 
     _stalled: asyncio.TimerHandle | None = None
     _refused = False
+    _unread = 0
+    """Bytes that came of a head whose end has not come."""
+    _too_large = False
 
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
@@ -67,13 +75,35 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came; what follows a refusal is read past, or the client would not get to see it."""
-        if not self._refused:
-            super().data_received(data)
+        if self._refused:
+            return
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > MOST_HEAD and not self._refused:
+            self._too_large = True
+            self.send_400_response("")
+
+    def on_headers_complete(self) -> None:
+        """A head is complete; what is wrong with it reaches :meth:`send_400_response`."""
+        self._unread = 0
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MOST_HEAD:
+            self._too_large = True
+            raise _Unusable
+        names = Counter(name for name, _ in self.headers)
+        if names[b"host"] != 1 and self.parser.get_http_version() == "1.1":
+            raise _Unusable
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Some of a body came."""
+        self._unread = 0
+        super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what can't be read."""
         self._refused = True
-        if len(self.conn.trailing_data[0]) > MOST_HEAD:
+        if self._too_large:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             detail = f"path, query and headers are larger than {MOST_HEAD} bytes; ask with less"
         else:

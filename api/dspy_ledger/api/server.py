@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 import uvicorn
 
 from dspy_ledger.api.app import create_app
-from dspy_ledger.api.connection import MOST_HEAD, Connection
+from dspy_ledger.api.connection import Connection
 from dspy_ledger.errors import StartupError
 from dspy_ledger.keyring import require_key
 from dspy_ledger.logs import log_to_stderr
@@ -41,7 +41,7 @@ def run_api(settings: Settings) -> None:
         config = uvicorn.Config(
             app,
             http=Connection,
-            h11_max_incomplete_event_size=MOST_HEAD,
+            ws="none",
             log_config=None,
             access_log=settings.log_level == "debug",
             lifespan="on",

@@ -2,7 +2,7 @@
 
 Whole days are read from the roll-up by the day, and only the parts of days at a window's ends from the one
 by the hour. What is asked of programs as a whole, or of all of them, is read from the rows that tell of
-those, so that an answer takes some rows for each day, however many versions, models and environments there are.
+those, so that an answer takes some rows for each day, however many versions and models there are.
 """
 
 from __future__ import annotations
