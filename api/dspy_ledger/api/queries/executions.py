@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dspy_ledger.api.parameters import ExecutionQuery
-from dspy_ledger.api.queries.paging import Item, items_of, page
+from dspy_ledger.api.queries.paging import Item, items_of, newest_first, page
 from dspy_ledger.api.reading import Question
 from dspy_ledger.api.schemas import Execution
 from dspy_ledger.events import ExecutionCompleted
@@ -67,8 +67,7 @@ def page_of_executions(question: Question, query: ExecutionQuery) -> dict[str, A
         f" CROSS JOIN executions e ON e.position = w.position {labelled}",
         (*values, query.limit + 1),
     )
-    newest_first = sorted(_items(rows), key=lambda item: item["position"], reverse=True)
-    return page(newest_first, query, "position")
+    return newest_first(rows, query, json=("tags",), flags=("model_pinned",))
 
 
 def one_execution(question: Question, execution_id: str) -> Item | None:
@@ -78,7 +77,9 @@ def one_execution(question: Question, execution_id: str) -> Item | None:
         f" WHERE e.execution_id = ? AND {question.seen('e')} ORDER BY e.position LIMIT 1",
         (execution_id,),
     )
-    return next(iter(_items(rows)), None)
+    for item in items_of(rows, json=("tags",)):
+        return {**item, "model_pinned": bool(item["model_pinned"])}
+    return None
 
 
 def with_event(execution: Item, event: StoredEvent) -> Item:
@@ -202,11 +203,3 @@ def _rest(question: Question, query: ExecutionQuery, after: object) -> tuple[str
         terms.append(f"? = (SELECT v.version FROM versions v WHERE {_VERSION} AND {question.seen('v')})")  # noqa: S608
         values.append(query.version)
     return " AND ".join(terms), values
-
-
-def _items(rows: sqlite3.Cursor) -> list[Item]:
-    items = items_of(rows, json=("tags",))
-    for item in items:
-        if "model_pinned" in item:
-            item["model_pinned"] = bool(item["model_pinned"])
-    return items
