@@ -20,7 +20,7 @@ from dspy_ledger.api.parameters import read_query
 from dspy_ledger.api.reading import Question, sources_of
 from dspy_ledger.api.responses import dump
 
-__all__ = ["Page", "decoded", "problem_page", "read_form", "show", "show_alone", "wants_page"]
+__all__ = ["Page", "decoded", "problem_page", "read_form", "show", "show_alone", "show_part", "wants_page"]
 
 _SECTIONS: Final = (("Overview", "/"), ("Executions", "/executions"), ("Ledger", "/ledger"))
 Q = TypeVar("Q", bound=BaseModel)
@@ -39,6 +39,7 @@ class Page:
         as_of: the position in the past that it is of; None for now.
         as_of_time: when that was recorded; None before the first event.
         signed_in: whether there is somebody to sign out.
+        may_act: whether actions of an administrator are open to the reader.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Page:
     as_of: int | None = None
     as_of_time: str | None = None
     signed_in: bool = False
+    may_act: bool = False
 
     @property
     def moment(self) -> str | None:
@@ -61,7 +63,7 @@ class Page:
         return _SECTIONS
 
     def to(self, *parts: object, **params: object) -> str:
-        """The address of another page, of the same moment: path segments, then parameters (None: left out)."""
+        """The address of another page, of the same moment: path segments, then parameters unless None."""
         path = "/" + "/".join(quote(str(part), safe="") for part in parts)
         return _address(path, {"as_of": self.moment, **params})
 
@@ -97,6 +99,11 @@ def show(
         as_of_time=time,
     )
     return HTMLResponse(_render(template, page, content))
+
+
+def show_part(request: Request, template: str, **content: Any) -> HTMLResponse:
+    """A part of a page, for a script to put into it."""
+    return HTMLResponse(_render(template, _page(request), content), headers={"Cache-Control": "no-store"})
 
 
 def problem_page(
@@ -140,7 +147,8 @@ def _page(request: Request, **more: Any) -> Page:
     return Page(
         path=quote(request.scope["path"]),
         params=_params(request),
-        signed_in=bool(getattr(request.state, "signed_in", False)),
+        signed_in=getattr(request.state, "signed_in", False),
+        may_act=getattr(request.state, "may_act", False),
         **more,
     )
 

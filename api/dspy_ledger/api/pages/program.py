@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Final, Literal
 
@@ -14,6 +13,7 @@ from dspy_ledger.api.pages.assets import sheets_of_plotly
 from dspy_ledger.api.pages.layout import decoded, read_form, show
 from dspy_ledger.api.pages.matrix_view import (
     Better,
+    Choice,
     best_by_model,
     best_by_version,
     choices,
@@ -150,12 +150,20 @@ def _quality(
         "weighed": weighed,
         "fronts": fronts,
         "worth": sorted(worth, key=lambda choice: choice.quality, reverse=query.better == "higher"),
-        "plotted": {
-            "metric": table["metric"],
-            "choices": [asdict(choice) for choice in weighed],
-            "fronts": {price: [weighed.index(choice) for choice in front] for price, front in fronts.items()},
-        },
+        "plotted": _plotted(table["metric"], weighed, fronts),
         "totals": totals,
+    }
+
+
+def _plotted(metric: str | None, weighed: list[Choice], fronts: dict[str, list[Choice]]) -> dict[str, Any]:
+    """What the charts of quality against price draw; ``fronts`` are places in ``choices``."""
+    priced = [choice for choice in weighed if choice.cost is not None or choice.latency is not None]
+    places = {choice: at for at, choice in enumerate(priced)}
+    names = ("version", "model_id", "quality", "cost", "latency")
+    return {
+        "metric": metric,
+        "choices": [{name: getattr(choice, name) for name in names} for choice in priced],
+        "fronts": {price: [places[choice] for choice in front] for price, front in fronts.items()},
     }
 
 

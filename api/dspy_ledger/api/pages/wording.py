@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-__all__ = ["FILTERS", "count", "cut", "duration", "exactly", "moment", "money", "percent"]
+__all__ = [
+    "FILTERS",
+    "count",
+    "cut",
+    "duration",
+    "exactly",
+    "moment",
+    "money",
+    "percent",
+    "size",
+    "sum_of_ranges",
+]
 
 UNKNOWN: Final = "–"
 _STEPS: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -83,13 +93,21 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def span(time: timedelta) -> str:
-    """How long ago, in one unit (``5 s``, ``3 min``, ``4 h``, ``12 d``)."""
-    seconds = max(0, int(time.total_seconds()))
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+def size(number: float | None) -> str:
+    """A number of bytes (``12.3 MiB``)."""
+    if number is None:
+        return UNKNOWN
+    unit = "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if number < 999.5 or unit == "TiB":
+            break
+        number /= 1024
+    return f"{_three_digits(number)} {unit}"
+
+
+def sum_of_ranges(ranges: Sequence[Sequence[int]]) -> int:
+    """How many numbers lie in ranges [first, last]."""
+    return sum(last - first + 1 for first, last in ranges)
 
 
 def _three_digits(number: float) -> str:
@@ -101,6 +119,7 @@ def _three_digits(number: float) -> str:
 
 
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
+    "bytes": size,
     "count": count,
     "cut": cut,
     "duration": duration,
@@ -108,5 +127,6 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "moment": moment,
     "money": money,
     "percent": percent,
+    "sum_of_ranges": sum_of_ranges,
 }
 """By the names that templates use."""

@@ -7,6 +7,7 @@ as much of it as there are executions.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -18,14 +19,16 @@ from dspy_ledger.api.reading import Question
 
 __all__ = ["matrix", "metrics_of"]
 
+_NEWEST = "SELECT max(ev.position) FROM evaluations ev WHERE ev.program_id = ? AND {seen}"
 # Oldest first, so that the latest stands last.
 _EVALUATIONS = """
-SELECT ev.position, ev.evaluation_id, ev.content_hash, ev.model_id, ev.metric_name, ev.results, ev.created_at
+SELECT ev.content_hash, ev.model_id, ev.metric_name, ev.results, ev.position, ev.evaluation_id, ev.created_at
 FROM evaluations ev
 WHERE ev.program_id = ? AND ev.execution_id IS NULL AND {valid}
 ORDER BY ev.position
 """
-_NAME, _RESULTS = 4, 5
+_MOST_KEPT = 2000
+"""Cells of all metrics of a program that are worth their memory."""
 _MEASURED = ("value", "position", "evaluation_id", "created_at")
 _LABELS = (
     "SELECT v.content_hash, v.version FROM versions v WHERE v.program_id = ? AND {seen} ORDER BY v.position"
@@ -39,6 +42,46 @@ Measured = tuple[float, int, str, str]
 """A value, and the evaluation that told it: its position, its id, and when it was made."""
 
 
+@dataclass(slots=True)
+class _Cell:
+    """How many evaluations told a value, the latest of them and the best; None before the first."""
+
+    evaluations: int = 0
+    latest: Measured | None = None
+    best: Measured | None = None
+
+    def add(self, other: _Cell) -> None:
+        if other.latest is None or other.best is None:
+            return
+        self.evaluations += other.evaluations
+        if self.latest is None or other.latest[1] > self.latest[1]:
+            self.latest = other.latest
+        if self.best is None or other.best > self.best:
+            self.best = other.best
+
+
+_NOTHING = _Cell()
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a program's evaluations found, by content hash and model id: that there are any, and by metric."""
+
+    places: dict[Place, None]
+    metrics: dict[str, dict[Place, _Cell]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many evaluations told each metric, in the order in which they came first."""
+        return {
+            name: sum(cell.evaluations for cell in cells.values()) for name, cells in self.metrics.items()
+        }
+
+    @property
+    def is_small(self) -> bool:
+        return sum(map(len, self.metrics.values())) <= _MOST_KEPT
+
+
 def matrix(question: Question, program_id: str, metric: str | None) -> dict[str, Any]:
     """The matrix of one metric; ``totals`` are null of the past.
 
@@ -49,21 +92,17 @@ def matrix(question: Question, program_id: str, metric: str | None) -> dict[str,
     """
     require_program(question, program_id)
     labels = dict(question.db.execute(_LABELS.format(seen=question.seen("v")), (program_id,)).fetchall())
-    rows = question.db.execute(_EVALUATIONS.format(valid=question.valid("ev")), (program_id,))
-    rows.row_factory = None  # tuples, for speed
-    counts: dict[str, int] = {}
-    found = [(metrics_of(orjson.loads(row[_RESULTS]), row[_NAME]), row) for row in rows]
-    for values, _ in found:
-        for name in values:
-            counts[name] = counts.get(name, 0) + 1
+    found = _found(question, program_id)
+    counts = found.counts
     if metric is None:
         metric = max(counts, key=counts.__getitem__, default=None)
     totals = matrix_totals(question, program_id)
-    cells: dict[Place, list[Measured]] = {place: [] for place in totals or ()}
-    for values, (position, evaluation_id, digest, model_id, _, _, created_at) in found:
-        measured = cells.setdefault((labels.get(digest), model_id), [])
-        if metric is not None and metric in values:
-            measured.append((values[metric], position, evaluation_id, created_at))
+    cells: dict[Place, _Cell] = {place: _Cell() for place in totals or ()}
+    measured = found.metrics.get(metric, {}) if metric is not None else {}
+    for digest, model_id in found.places:
+        version = None if digest is None else labels.get(digest)
+        cell = cells.setdefault((version, model_id), _Cell())
+        cell.add(measured.get((digest, model_id), _NOTHING))
     versions = {
         label: age for age, label in enumerate([*labels.values(), *_null(version for version, _ in cells)])
     }
@@ -75,10 +114,29 @@ def matrix(question: Question, program_id: str, metric: str | None) -> dict[str,
         "versions": list(versions),
         "models": [*models, *_null(model_id for _, model_id in cells)],
         "cells": [
-            _cell(place, cells[place], None if totals is None else totals.get(place))
+            _told(place, cells[place], None if totals is None else totals.get(place))
             for place in sorted(cells, key=lambda place: (versions[place[0]], place[1] is None, place[1]))
         ],
     }
+
+
+def _found(question: Question, program_id: str) -> _Found:
+    """It stays as it is until the program's next evaluation, which may replace one before."""
+    newest = question.db.execute(_NEWEST.format(seen=question.seen("ev")), (program_id,)).fetchone()[0]
+
+    def read() -> _Found:
+        rows = question.db.execute(_EVALUATIONS.format(valid=question.valid("ev")), (program_id,))
+        rows.row_factory = None  # tuples, for speed
+        found = _Found({}, {})
+        for digest, model_id, name, results, position, evaluation_id, created_at in rows:
+            place = digest, model_id
+            found.places[place] = None
+            for metric, value in metrics_of(orjson.loads(results), name).items():
+                told = value, position, evaluation_id, created_at
+                found.metrics.setdefault(metric, {}).setdefault(place, _Cell()).add(_Cell(1, told, told))
+        return found
+
+    return question.kept.get(("matrix", program_id, newest), read, lambda found: found.is_small)
 
 
 def metrics_of(results: Any, metric_name: str | None = None) -> dict[str, float]:
@@ -105,14 +163,14 @@ def _is_number(value: Any) -> bool:
     return type(value) in _NUMBERS  # as JSON has them; a boolean is of another type
 
 
-def _cell(place: Place, measured: list[Measured], totals: Item | None) -> Item:
+def _told(place: Place, cell: _Cell, totals: Item | None) -> Item:
     version, model_id = place
     return {
         "version": version,
         "model_id": model_id,
-        "evaluations": len(measured),
-        "latest": dict(zip(_MEASURED, measured[-1], strict=True)) if measured else None,
-        "best": dict(zip(_MEASURED, max(measured), strict=True)) if measured else None,
+        "evaluations": cell.evaluations,
+        "latest": None if cell.latest is None else dict(zip(_MEASURED, cell.latest, strict=True)),
+        "best": None if cell.best is None else dict(zip(_MEASURED, cell.best, strict=True)),
         "totals": totals,
     }
 

@@ -6,14 +6,12 @@ from fastapi import APIRouter, Request
 
 from dspy_ledger.api import schemas
 from dspy_ledger.api.parameters import DeadLetterQuery, described, read_query
-from dspy_ledger.api.queries.paging import page
+from dspy_ledger.api.queries.deadletters import page_of_dead_letters
 from dspy_ledger.api.reading import ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.routes.documented import answers
 
 __all__ = ["router"]
-
-_TOLD = ("id", "recorded_at", "stream_id", "source", "sequence", "reason", "detail")
 
 router = APIRouter(prefix="/v1/deadletters", tags=["deadletters"])
 
@@ -27,11 +25,5 @@ router = APIRouter(prefix="/v1/deadletters", tags=["deadletters"])
 async def list_dead_letters(request: Request) -> JSONResponse:
     """Of now, from the event store; `dspy-ledger deadletters` shows their bytes, retries and drops them."""
     query = read_query(request, DeadLetterQuery)
-    after = query.after()
     with ask(request) as question:
-        before = None if after is None else int(after)
-        letters = sources_of(request).ask_store(
-            lambda store: store.dead_letters(limit=query.limit + 1, before=before)
-        )
-        items = [{name: getattr(letter, name) for name in _TOLD} for letter in letters]
-        return question.answer(page(items, query, "id"))
+        return question.answer(page_of_dead_letters(sources_of(request), query))

@@ -71,10 +71,11 @@ const seen = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
     seen.unobserve(target);
+    target.setAttribute("aria-busy", "true");
     render(target).catch(() => {
       target.textContent = "The chart could not be drawn; its numbers are in the table.";
       target.removeAttribute("aria-hidden");
-    });
+    }).finally(() => target.removeAttribute("aria-busy"));
   }
 }, { rootMargin: "200px" });
 

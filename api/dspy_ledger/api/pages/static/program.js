@@ -105,7 +105,7 @@ async function trends(elements, ask) {
       data: found.map((buckets, at) => ({
         x: buckets.map((bucket) => bucket.start), y: buckets.map(of),
         name: plain(short(ask.lines[at])), mode: "lines+markers", connectgaps: false,
-        line: { color: c.series[at], width: 1.6, shape: "linear" }, marker: { size: 3 },
+        line: { color: c.series[at], width: 1.6, shape: "linear" }, marker: { size: buckets.length > 31 ? 3 : 5 },
         hovertemplate: "%{y}<extra>%{fullData.name}</extra>",
       })),
       layout: { showlegend: false, hovermode: "x unified", yaxis: { rangemode: "tozero", nticks: 5, ...axis }, xaxis: { type: "date", nticks: 6 } },

@@ -1,0 +1,61 @@
+"""Statistics by bucket as a picture of bars, in the units of an SVG's view box.
+
+Pure. A bar is a bucket's executions, its foot those that failed; the highest bar fills the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["HEIGHT", "STEP", "Bar", "bars", "together"]
+
+HEIGHT: Final = 40
+STEP: Final = 10
+"""From one bar to the next; a bar is narrower."""
+_LOWEST: Final = 1.5
+"""What is not nothing can be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bucket; ``height`` and ``failed`` are from the ground up."""
+
+    start: str
+    executions: int
+    errors: int
+    x: int
+    height: float
+    failed: float
+
+
+def bars(buckets: Sequence[dict[str, Any]]) -> list[Bar]:
+    """The bars of buckets that have ``start``, ``executions`` and ``errors``, in their order."""
+    most = max((bucket["executions"] for bucket in buckets), default=0)
+    return [
+        Bar(
+            start=bucket["start"],
+            executions=bucket["executions"],
+            errors=bucket["errors"],
+            x=at * STEP,
+            height=_height(bucket["executions"], most),
+            failed=_height(bucket["errors"], most),
+        )
+        for at, bucket in enumerate(buckets)
+    ]
+
+
+def together(series: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """One series of buckets from several: what begins at the same time is added."""
+    sums: dict[str, dict[str, Any]] = {}
+    for buckets in series:
+        for bucket in buckets:
+            known = sums.setdefault(bucket["start"], {"start": bucket["start"], "executions": 0, "errors": 0})
+            known["executions"] += bucket["executions"]
+            known["errors"] += bucket["errors"]
+    return [sums[start] for start in sorted(sums)]
+
+
+def _height(count: int, most: int) -> float:
+    return round(max(_LOWEST, HEIGHT * count / most), 1) if count else 0
