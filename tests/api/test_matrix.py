@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_ledger.api import schemas
+from dspy_ledger.api.keeping import Kept
 from dspy_ledger.api.queries.matrix import metrics_of
 
 PATH = "/v1/programs/p/matrix"
@@ -151,3 +152,46 @@ def test_any_moments_cells_are_those_of_the_evaluations_in_force_then(ledger, ap
             assert cell["evaluations"] == len(told)
             assert (cell["latest"]["value"], cell["latest"]["position"]) == told[-1]
             assert (cell["best"]["value"], cell["best"]["position"]) == max(told)
+
+
+def test_results_are_read_again_only_once_the_program_was_evaluated_again(ledger, api):
+    ledger.register("p")
+    ledger.register("q")
+    first = ledger.evaluate("e1", program_id="p", content_hash="c1:00", model_id="m", results={"score": 1})
+    ledger.fold()
+    asked: list[str] = []
+
+    def value(**at):
+        asked.clear()
+        with api.app.state.sources.question() as question:
+            question.db.set_trace_callback(asked.append)
+        (cell,) = cells(api, **at).values()
+        return cell["latest"]["value"], cell["evaluations"], any("results" in sql for sql in asked)
+
+    assert value() == (1, 1, True)
+    assert value() == (1, 1, False)
+    ledger.evaluate("e1", program_id="q", content_hash="c1:00", model_id="m", results={"score": 9})
+    ledger.fold()
+    assert value() == (1, 1, False)
+    ledger.evaluate("e1", program_id="p", content_hash="c1:00", model_id="m", results={"score": 2})
+    ledger.fold()
+    assert value() == (2, 1, True)
+    assert value(as_of=first) == (1, 1, False)
+    ledger.register("p", "1.1.0", "c1:00b")
+    ledger.fold()
+    assert value() == (2, 1, False)
+
+
+def test_the_answers_used_last_are_kept_and_none_that_is_too_large():
+    kept, made = Kept(), []
+
+    def get(key, fits=True):
+        return kept.get(key, lambda: made.append(key) or key, lambda _: fits)
+
+    for key in [*range(16), 0, 16, 0, 1, 1]:  # 16 takes the place of 1, and 1 that of 2
+        assert get(key) == key
+    assert made == [*range(16), 16, 1]
+    get("large", fits=False)
+    get("large", fits=False)
+    get(0)
+    assert made == [*range(16), 16, 1, "large", "large"]

@@ -12,7 +12,7 @@ import sqlite3
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
 from time import monotonic
@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
+from dspy_ledger.api.keeping import Kept
 from dspy_ledger.api.models_file import ModelsFile
 from dspy_ledger.api.parameters import BadParameters, PastQuery
 from dspy_ledger.api.responses import JSONResponse
@@ -67,7 +68,7 @@ class Question:
 
     ``as_of`` is the position in the past that is asked about; None for the present. :meth:`seen` and
     :meth:`valid` are the terms that keep each query to it, for the table that it calls ``row``.
-    ``tag`` is the ETag of its answer, where that has one.
+    ``tag`` is the ETag of its answer, where that has one. ``kept`` lives as long as the view is in force.
     """
 
     db: sqlite3.Connection
@@ -75,6 +76,7 @@ class Question:
     ledger_id: str | None = None
     as_of: int | None = None
     tag: str | None = None
+    kept: Kept = field(default_factory=Kept)
 
     def seen(self, row: str) -> str:
         """The rows that were there, of a table whose rows stay as they are."""
@@ -120,6 +122,7 @@ class Sources:
         self._views = ViewReader(settings.data_dir)
         self._view: sqlite3.Connection | None = None
         self._view_tag = ""
+        self._kept = Kept()
         self._store: SqliteEventStore | None = None
         self._store_file: tuple[int, int] | None = None
 
@@ -137,7 +140,8 @@ class Sources:
             db.execute("BEGIN")
             try:
                 row = db.execute("SELECT position, ledger_id FROM checkpoint").fetchone()
-                yield Question(db, *row) if row else Question(db, 0)
+                position, ledger_id = row or (0, None)
+                yield Question(db, position, ledger_id, kept=self._kept)
             finally:
                 if db.in_transaction:
                     db.execute("COMMIT")
@@ -160,6 +164,7 @@ class Sources:
             db.create_function("fold_case", 1, fold_case, deterministic=True)
             db.set_progress_handler(self._is_over, BETWEEN_LOOKS)
             self._view = db
+            self._kept = Kept()
             told = f"{version('dspy-ledger')} {self._views.stamp}"
             self._view_tag = sha256(told.encode()).hexdigest()[:12]
         return db

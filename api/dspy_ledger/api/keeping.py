@@ -1,0 +1,28 @@
+"""What was worked out of a view and stays true for as long as the view is in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, Final, TypeVar
+
+__all__ = ["Kept"]
+
+T = TypeVar("T")
+
+_MOST: Final = 16
+
+
+class Kept:
+    """The answers that were used last, each under a key that names all that it depends on."""
+
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, Any] = {}  # the one used last stands last
+
+    def get(self, key: Hashable, make: Callable[[], T], fits: Callable[[T], bool] = lambda _: True) -> T:
+        """The answer under a key; made, and kept when it ``fits``, unless it is there."""
+        answer = self._answers.pop(key) if key in self._answers else make()
+        if fits(answer):
+            self._answers[key] = answer
+            if len(self._answers) > _MOST:
+                del self._answers[next(iter(self._answers))]
+        return answer
