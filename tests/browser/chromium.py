@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 PATH = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 FLAGS = [
@@ -16,6 +25,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 WIDE, PHONE = 1440, 375
+_PATIENCE = 20_000  # milliseconds that something may take to come about on a busy machine
 _REPORT_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", event =>
     console.error(`CSP ${event.effectiveDirective} refuses ${event.blockedURI} ${event.sample}`))
@@ -26,6 +36,7 @@ document.addEventListener("securitypolicyviolation", event =>
 def chromium() -> Iterator[Browser]:
     """One browser; Playwright's own flags and those that keep it to itself."""
     with sync_playwright() as playwright:
+        expect.set_options(timeout=_PATIENCE)
         browser = playwright.chromium.launch(executable_path=PATH, args=FLAGS)
         yield browser
         browser.close()
@@ -47,7 +58,7 @@ class Reader:
             locale="en-GB",
             reduced_motion="reduce",
         )
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(_PATIENCE)
         self.context.route("**", self._only_ours)
         self.context.on("requestfailed", self._failed)
         self.context.on("response", lambda answer: self._status(answer.status, answer.url))
@@ -64,7 +75,7 @@ class Reader:
     def settle(self) -> None:
         """Wait until the page shows what it fetched and drew; a live stream never ends, so not silence."""
         self.page.wait_for_load_state("load")
-        self.page.wait_for_function("!document.querySelector('[aria-busy=true]')")
+        expect(self.page.locator("[aria-busy=true]")).to_have_count(0)
 
     def close(self) -> None:
         self.context.close()

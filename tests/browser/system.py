@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from uuid import uuid4
 
 from dspy_ledger.producer import Ledger
 from dspy_ledger.settings import Settings, load_settings
 from dspy_ledger.timestamps import utc_now
 from servers import Projector, Valkey, environment, free_port
 
+SAMPLE = Path(__file__).parents[1] / "sample" / "ledger.jsonl"
 COMMAND = [sys.executable, "-m", "dspy_ledger.cli.main"]
 
 
@@ -61,7 +63,7 @@ class System:
         """One more execution of a program that the demo registered; its id."""
         [last] = self.get("/v1/programs/executions", limit=1, program_id="text_completion")["items"]
         fields = {name: last[name] for name in ("program_id", "program_name", "content_hash", "model_id")}
-        execution_id = f"live-{utc_now()}"
+        execution_id = f"live-{uuid4().hex}"
         more = {"execution_id": execution_id, "status": "ok", "started_at": utc_now(), "latency_ms": 321.0}
         self.ledger.record(
             "ExecutionCompleted",
@@ -69,6 +71,26 @@ class System:
             body={"inputs": {"input": "live"}, "outputs": {"output": "seen"}, "calls": []},
         )
         return execution_id
+
+
+@contextmanager
+def serving(settings: Settings, log: Path) -> Iterator[str]:
+    """An API process over these settings; its URL."""
+    with log.open("w") as written:
+        process = subprocess.Popen(
+            [*COMMAND, "api"],
+            env={**os.environ, **environment(settings)},
+            stdout=subprocess.PIPE,
+            stderr=written,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("dspy-ledger API"), log.read_text()
+        yield f"http://127.0.0.1:{settings.api_port}"
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
 
 
 @contextmanager
@@ -93,21 +115,25 @@ def running(folder: Path) -> Iterator[System]:
         environment="browser",
     )
     projector = Projector(settings, folder / "projector.log").start()
-    with (folder / "api.log").open("w") as log:
-        process = subprocess.Popen(
-            [*COMMAND, "api"],
-            env={**os.environ, **environment(settings)},
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("dspy-ledger API"), (folder / "api.log").read_text()
-        with Ledger.connect(settings=settings) as ledger:
-            yield System(settings, f"http://127.0.0.1:{settings.api_port}", ledger)
+        with serving(settings, folder / "api.log") as url, Ledger.connect(settings=settings) as ledger:
+            yield System(settings, url, ledger)
     finally:
-        process.terminate()
-        process.communicate(timeout=20)
         projector.end(signal.SIGTERM)
         broker.stop()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[tuple[Settings, str]]:
+    """The sample ledger behind an API that listens for whoever has a key."""
+    settings = load_settings(
+        _env_file=None,
+        redis_url="redis://127.0.0.1:1/0",
+        data_dir=folder / "data",
+        programs_dir=folder / "dspy_programs",
+        api_port=free_port(),
+    )
+    env = {**os.environ, **environment(settings)}
+    subprocess.run([*COMMAND, "import", str(SAMPLE)], check=True, env=env, stdout=subprocess.DEVNULL)
+    with serving(settings, folder / "api.log") as url:
+        yield settings, url
