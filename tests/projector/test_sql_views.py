@@ -21,6 +21,7 @@ from dspy_ledger import views as views_module
 from dspy_ledger.errors import StoreError
 from dspy_ledger.projector import SqlViews, catch_up, project
 from dspy_ledger.projector import sql as sql_module
+from dspy_ledger.projector.view import View
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.views import POINTER, ViewReader, current_view
 from projector.ledgers import (
@@ -38,7 +39,7 @@ from projector.ledgers import (
 
 TABLES = (
     "programs", "program_tags", "versions", "wordings", "executions", "evaluations", "totals", "hours",
-    "days", "checkpoint",
+    "days", "feedback", "checkpoint",
 )  # fmt: skip
 
 
@@ -181,6 +182,33 @@ def test_quantiles_come_from_the_roll_ups_within_a_sixty_fourth(
     told = histogram.quantile(histogram.decode(*found), share)
     exact = sorted(latencies)[max(1, math.ceil(share * len(latencies))) - 1] * 1000
     assert told == pytest.approx(exact, rel=histogram.RELATIVE_ERROR, abs=0.5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 12), st.randoms(use_true_random=False))
+def test_feedback_is_of_the_program_of_its_first_execution_however_events_are_batched(
+    size: int, chance: random.Random
+) -> None:
+    entries, first, given_on = [], dict[str, str](), list[tuple[int, str]]()
+    for n in range(1, 31):
+        name, program = f"x{chance.randrange(6)}", chance.choice("pq")
+        if chance.random() < 0.5:
+            first.setdefault(name, program)
+            entries.append(execution(f"e{n}", n, execution_id=name, program=program))
+        else:
+            given_on.append((n, name))
+            entries.append(evaluation(f"e{n}", n, program=None, content=None, execution_id=name))
+    expected = sorted((first[name], position) for position, name in given_on if name in first)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with closing(ledger(folder)) as store, closing(SqlViews(folder, store)) as views:
+            for at in range(0, len(entries), size):
+                project(store, [views], append(store, entries[at : at + size]))
+            assert sorted(content(folder)["feedback"]) == expected
+            with closing(View.create(folder / "built.db", store, indexes=False)) as built:
+                catch_up(store, built)
+                built.index()
+                assert sorted(built._db.execute("SELECT * FROM feedback")) == expected
 
 
 def test_saving_an_evaluation_again_under_the_same_id_and_model_closes_the_row_before(tmp_path: Path) -> None:

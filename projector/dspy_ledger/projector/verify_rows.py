@@ -53,12 +53,14 @@ class RowsCheck:
     def compare(self) -> None:
         """Hold the rows against each other, at the live view's position of now."""
         if self._path is None:
+            self.view.find_feedback()
             with self._expected() as expected:
                 self._finish(compare_tables(expected, expected))
             return
         try:
             with self._live() as live:
                 catch_up(self._store, self.view, batch=BATCH, upto=self._position(live))
+                self.view.find_feedback()
                 for (line,) in live.execute("PRAGMA integrity_check(20)"):
                     if line != b"ok":
                         self._part.differs(f"{self._path.name} is damaged: {_text(line)}")

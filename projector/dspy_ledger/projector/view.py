@@ -130,11 +130,14 @@ class View:
         return bool(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def index(self) -> None:
-        """Make the indexes, unless they are there."""
-        wanted = files("dspy_ledger.views").joinpath("indexes.sql").read_text("utf-8")
+        """Make the indexes, and what is kept up to date like one, unless they are there."""
         made = "SELECT 1 FROM sqlite_schema WHERE name = 'executions_by_id'"  # all of them at once, or none
         if not self._db.execute(made).fetchone():
-            self._db.executescript(f"BEGIN; {wanted} COMMIT;")
+            self._db.executescript(f"BEGIN; {_script('feedback.sql')} {_script('indexes.sql')} COMMIT;")
+
+    def find_feedback(self) -> None:
+        """Fill ``feedback`` in a view that has no indexes, which is then whole and can't be folded on."""
+        self._db.executescript(f"BEGIN; {_script('feedback.sql')} COMMIT;")
 
     def flush(self) -> None:
         """Bring everything to the disk: otherwise it gets there at the database's leisure."""
@@ -154,6 +157,10 @@ class View:
             "INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?, ?, ?)",
             (self.version, checkpoint.ledger_id, checkpoint.position, checkpoint.event_id),
         )
+
+
+def _script(name: str) -> str:
+    return files("dspy_ledger.views").joinpath(name).read_text("utf-8")
 
 
 def sync_view(path: Path) -> None:

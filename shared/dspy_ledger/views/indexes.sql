@@ -15,3 +15,18 @@ CREATE INDEX evaluations_now ON evaluations (program_id) WHERE until IS NULL;
 CREATE INDEX evaluations_by_program ON evaluations (program_id);
 CREATE INDEX evaluations_by_execution ON evaluations (execution_id) WHERE execution_id IS NOT NULL;
 CREATE INDEX evaluations_by_model ON evaluations (model_id);
+
+CREATE TRIGGER feedback_given AFTER INSERT ON evaluations
+WHEN NEW.program_id IS NULL AND NEW.execution_id IS NOT NULL BEGIN
+    INSERT INTO feedback
+    SELECT program_id, NEW.position FROM executions WHERE execution_id = NEW.execution_id
+    ORDER BY position LIMIT 1;
+END;
+CREATE TRIGGER feedback_awaited AFTER INSERT ON executions
+WHEN EXISTS (SELECT 1 FROM evaluations WHERE execution_id = NEW.execution_id AND program_id IS NULL) BEGIN
+    INSERT INTO feedback
+    SELECT NEW.program_id, position FROM evaluations
+    WHERE execution_id = NEW.execution_id AND program_id IS NULL AND NOT EXISTS (
+        SELECT 1 FROM executions WHERE execution_id = NEW.execution_id AND position < NEW.position
+    );
+END;

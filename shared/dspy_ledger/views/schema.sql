@@ -147,6 +147,14 @@ CREATE TRIGGER evaluations_replaced BEFORE INSERT ON evaluations BEGIN
       AND ifnull(model_id, '') = ifnull(NEW.model_id, '') AND until IS NULL;
 END;
 
+-- Which program each feedback is of: that of the first execution of its id, whenever that came. It is kept as an
+-- index is: made at the end of a build (feedback.sql), and up to date from then on (indexes.sql).
+CREATE TABLE feedback (
+    program_id TEXT NOT NULL,
+    position   INTEGER NOT NULL,        -- of the row of evaluations
+    PRIMARY KEY (program_id, position)
+) WITHOUT ROWID;
+
 -- Roll-ups, of now only. Their sums are of whole numbers, which come to the same in any order and however
 -- the events are batched: costs in picodollars (1e-12 USD), latencies in µs. A sum beyond 64 bits stays at
 -- the highest number. An execution that did not tell its tokens or its cost counts in executions alone:

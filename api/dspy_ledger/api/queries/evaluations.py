@@ -24,21 +24,27 @@ __all__ = [
 
 # The execution is joined only where it is needed: to feedback.
 _RESOLVED = """
-    SELECT ev.position, ev.evaluation_id, {program} AS program_id, {content} AS content_hash,
+    SELECT {position} AS position, ev.evaluation_id, {program} AS program_id, {content} AS content_hash,
            {model_id} AS model_id, {provider} AS provider, {base_model} AS base_model, ev.metric_name,
            ev.results, ev.dataset, ev.execution_id, ev.user_id, ev.event_id, ev.created_at
-    FROM evaluations ev
+    FROM {source}
 """
 _MODEL = ("model_id", "provider", "base_model")
-_OWN = _RESOLVED.format(
-    program="ev.program_id", content="ev.content_hash", **{name: f"ev.{name}" for name in _MODEL}
-)
-_FEEDBACK = _RESOLVED.format(
-    program="x.program_id",
-    content="x.content_hash",
-    **{name: f"iif(ev.model_id IS NULL, x.{name}, ev.{name})" for name in _MODEL},
-)
+_OF_EVALUATION = {"program": "ev.program_id", "content": "ev.content_hash"} | {
+    name: f"ev.{name}" for name in _MODEL
+}
+_OF_EXECUTION = {"program": "x.program_id", "content": "x.content_hash"} | {
+    name: f"iif(ev.model_id IS NULL, x.{name}, ev.{name})" for name in _MODEL
+}
 _EXECUTION = "x.position = (SELECT min(position) FROM executions WHERE execution_id = ev.execution_id)"
+_OWN = _RESOLVED.format(position="ev.position", source="evaluations ev", **_OF_EVALUATION)
+_FEEDBACK = _RESOLVED.format(position="ev.position", source="evaluations ev", **_OF_EXECUTION)
+_FEEDBACK_OF_PROGRAM = _RESOLVED.format(
+    position="f.position",
+    source="feedback f CROSS JOIN evaluations ev ON ev.position = f.position"
+    f" CROSS JOIN executions x ON {_EXECUTION}",
+    **_OF_EXECUTION,
+)
 _LABELLED = """
     SELECT r.position, r.evaluation_id, r.program_id, v.version AS program_version, r.content_hash,
            r.model_id, r.provider, r.base_model, r.metric_name, r.results, r.dataset, r.execution_id,
@@ -61,10 +67,10 @@ def page_of_evaluations(question: Question, program_id: str, query: EvaluationQu
     values["model"] = query.model_id
     valid = question.valid("ev")
     own = [valid, "ev.program_id = :program"]
-    feedback = [valid, "ev.program_id IS NULL", "x.program_id = :program"]
+    feedback = [valid, "f.program_id = :program", question.seen("x")]
     if after is not None:
         own.append("ev.position < :after")
-        feedback.append("ev.position < :after")
+        feedback.append("f.position < :after")
     if query.version is not None:
         content = question.db.execute(
             "SELECT v.content_hash FROM versions v"  # noqa: S608
@@ -79,8 +85,11 @@ def page_of_evaluations(question: Question, program_id: str, query: EvaluationQu
     if query.model_id is not None:
         own.append("ev.model_id = :model")
         feedback.append("ifnull(ev.model_id, x.model_id) = :model")
-    resolved = _resolved(question, " AND ".join(own), " AND ".join(feedback))
-    items = _items(question, f"{resolved} ORDER BY position DESC LIMIT :limit", values)
+    resolved = (
+        f"{_OWN} WHERE {' AND '.join(own)} UNION ALL {_FEEDBACK_OF_PROGRAM} WHERE {' AND '.join(feedback)}"
+        " ORDER BY position DESC LIMIT :limit"
+    )
+    items = _items(question, resolved, values)
     return page(items, query, "position", program_id=program_id)
 
 
