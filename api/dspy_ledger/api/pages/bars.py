@@ -5,11 +5,11 @@ Pure. A bar is a bucket's executions, its foot those that failed; the highest ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["HEIGHT", "STEP", "Bar", "bars", "together"]
+__all__ = ["HEIGHT", "STEP", "Bar", "bars"]
 
 HEIGHT: Final = 40
 STEP: Final = 10
@@ -44,17 +44,6 @@ def bars(buckets: Sequence[dict[str, Any]]) -> list[Bar]:
         )
         for at, bucket in enumerate(buckets)
     ]
-
-
-def together(series: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One series of buckets from several: what begins at the same time is added."""
-    sums: dict[str, dict[str, Any]] = {}
-    for buckets in series:
-        for bucket in buckets:
-            known = sums.setdefault(bucket["start"], {"start": bucket["start"], "executions": 0, "errors": 0})
-            known["executions"] += bucket["executions"]
-            known["errors"] += bucket["errors"]
-    return [sums[start] for start in sorted(sums)]
 
 
 def _height(count: int, most: int) -> float:

@@ -65,7 +65,7 @@ async def _asked(client: Any, url: str, settings: Settings, ledger_id: str | Non
     is_others = None not in (owner, ledger_id) and owner.decode(errors="replace") != ledger_id
     return Broker(
         url,
-        version=f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info.get('redis_version')}",
+        version=_version(info),
         entries=entries,
         clients=info.get("connected_clients", 0),
         memory=info.get("used_memory", 0),
@@ -73,6 +73,12 @@ async def _asked(client: Any, url: str, settings: Settings, ledger_id: str | Non
         registry=int(position) if position is not None and position.isdigit() and not is_others else None,
         is_others=is_others,
     )
+
+
+def _version(info: dict[str, Any]) -> str:
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info.get('redis_version', 'of an unknown version')}"
 
 
 def _without_password(url: str) -> str:

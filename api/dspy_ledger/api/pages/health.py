@@ -20,7 +20,7 @@ _RECENT = 600.0  # seconds since a producer's last event within which it counts 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The ledger at one moment; ``producers`` are told as the API tells them, with ``lost`` and ``recent``."""
+    """The ledger at one moment; ``producers`` are as the API tells them, with ``lost``, ``recent``."""
 
     gauges: Gauges
     producers: list[dict[str, Any]]

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from dspy_ledger.api.pages.bars import Bar, bars, together
+from dspy_ledger.api.pages.bars import bars
 from dspy_ledger.api.pages.health import health_of
 from dspy_ledger.api.pages.layout import decoded, read_form, show
 from dspy_ledger.api.parameters import Bucket, ProgramQuery, StatsQuery
@@ -30,15 +30,17 @@ _SINCE: Final = {"24h": timedelta(hours=23), "7d": timedelta(days=6), "30d": tim
 class OverviewQuery(ProgramQuery):
     """Which programs, over which time."""
 
-    window: Literal["24h", "7d", "30d", "all"] = "7d"
+    window: Literal["24h", "7d", "30d", "all"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """What statistics are asked for: since when, and by which bucket."""
+    """What statistics are asked for: since when, by which bucket in all, and by which of each program."""
 
+    name: str
     since: str | None
     bucket: Bucket
+    coarse: Bucket
 
 
 @router.get("/")
@@ -48,58 +50,55 @@ async def overview(request: Request) -> HTMLResponse:
     query = query.model_copy(update={"limit": _PROGRAMS, "fields": None})
     with ask(request, query) as question:
         found = decoded(page_of_programs(question, query))
-        programs, everything = found["items"], None
-        if question.as_of is None:
-            everything = _tell_statistics(question, programs, _window(query.window, programs))
-        is_whole = query.cursor is None and found["next_cursor"] is None
+        programs, is_past = found["items"], question.as_of is not None
+        window = _window(query.window, programs)
         return show(
             request,
             "overview.html",
             question,
             section="/",
             query=query,
-            programs=programs,
+            window=window,
+            programs=programs if is_past else _with_statistics(question, programs, window),
             next_cursor=found["next_cursor"],
-            everything=everything if is_whole and programs else None,
-            health=None if question.as_of is not None else health_of(request, question),
+            everything=None if is_past or not programs else _everything(question, window),
+            health=None if is_past else health_of(request, question),
         )
 
 
-def _window(name: str, programs: list[dict[str, Any]]) -> _Window:
+def _window(name: str | None, programs: list[dict[str, Any]]) -> _Window:
+    """The window of that name; by default the last day while no program is older, else the last week."""
     now = to_datetime(utc_now())
-    if name in _SINCE:
-        since = canonical_time((now - _SINCE[name]).isoformat())
-        return _Window(since, "hour" if name == "24h" else "day")
     first = min((to_datetime(program["created_at"]) for program in programs), default=now)
     days = (now - first).days
-    return _Window(None, "day" if days <= 60 else "week" if days <= 400 else "month")
+    name = name or ("7d" if days else "24h")
+    since = canonical_time((now - _SINCE[name]).isoformat()) if name in _SINCE else None
+    match name:
+        case "24h":
+            return _Window(name, since, "hour", "hour")
+        case "7d":
+            return _Window(name, since, "hour", "day")
+        case "30d":
+            return _Window(name, since, "day", "day")
+    bucket: Bucket = "day" if days <= 60 else "week" if days <= 400 else "month"
+    return _Window(name, since, bucket, bucket)
 
 
-def _tell_statistics(question: Question, programs: list[dict[str, Any]], window: _Window) -> dict[str, Any]:
-    """Give each program its ``stats`` and ``bars``, and say what they come to; the busiest first."""
+def _everything(question: Question, window: _Window) -> dict[str, Any]:
+    """Totals of all programs, and their ``bars``."""
+    told = stats(question, StatsQuery(since=window.since, until=utc_now(), bucket=window.bucket))
+    return {**told["totals"], "bars": bars(told["buckets"])}
+
+
+def _with_statistics(
+    question: Question, programs: list[dict[str, Any]], window: _Window
+) -> list[dict[str, Any]]:
+    """The programs with ``totals`` and ``bars``, the busiest first."""
+    found = []
     for program in programs:
         asked = StatsQuery(
-            program_id=program["id"], since=window.since, until=utc_now(), bucket=window.bucket
+            program_id=program["id"], since=window.since, until=utc_now(), bucket=window.coarse
         )
-        program["stats"] = stats(question, asked)
-        program["bars"] = bars(program["stats"]["buckets"])
-    programs.sort(key=lambda program: -program["stats"]["totals"]["executions"])
-    totals = [program["stats"]["totals"] for program in programs]
-    all_bars: list[Bar] = bars(together(program["stats"]["buckets"] for program in programs))
-    executions, errors = _sum(totals, "executions") or 0, _sum(totals, "errors") or 0
-    return {
-        "executions": executions,
-        "errors": errors,
-        "error_rate": errors / executions if executions else None,
-        "input_tokens": _sum(totals, "input_tokens"),
-        "output_tokens": _sum(totals, "output_tokens"),
-        "cost_usd": _sum(totals, "cost_usd"),
-        "bars": all_bars,
-        "bucket": window.bucket,
-    }
-
-
-def _sum(totals: list[dict[str, Any]], name: str) -> Any:
-    """The sum of what is known; None when nothing is."""
-    known = [total[name] for total in totals if total[name] is not None]
-    return sum(known) if known else None
+        told = stats(question, asked)
+        found.append({**program, "totals": told["totals"], "bars": bars(told["buckets"])})
+    return sorted(found, key=lambda program: -program["totals"]["executions"])

@@ -49,7 +49,11 @@ def waterfall(calls: Any, latency_ms: float) -> list[Row]:
         calls: the body's ``calls``.
         latency_ms: how long the execution took; the picture is as long, or as its last call needs.
     """
-    known = {at: call for at, call in enumerate(calls) if isinstance(call, dict)} if _is_list(calls) else {}
+    known = (
+        {at: call for at, call in enumerate(calls) if isinstance(call, dict)}
+        if isinstance(calls, list)
+        else {}
+    )
     ends = [
         (_number(call.get("start_ms")) or 0) + (_number(call.get("duration_ms")) or 0)
         for call in known.values()
@@ -95,7 +99,7 @@ def _row(call: dict[str, Any], depth: int, scale: float) -> Row:
         cost_usd=_number(call.get("cost_usd")),
         cached=call.get("cached") is True,
         error=_error(call.get("error")),
-        messages=[_message(message) for message in messages] if _is_list(messages) else [],
+        messages=[_message(message) for message in messages] if isinstance(messages, list) else [],
     )
 
 
@@ -115,7 +119,3 @@ def _number(value: Any) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
         return value
     return None
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
