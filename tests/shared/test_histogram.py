@@ -77,13 +77,14 @@ def test_a_sum_of_histograms_as_numbers_tells_the_quantiles_of_all_merged(
     merged = b""
     for part in parts:
         merged = merge(merged, encode(part))
-    told = quantiles(sum(as_number(encode(part)) for part in parts), shares)
-    assert told == [quantile(decode(merged), share) for share in shares]
+    half = len(parts) // 2
+    number = as_number(map(encode, parts[:half])) + as_number(map(encode, parts[half:]))
+    assert quantiles(number, shares) == [quantile(decode(merged), share) for share in shares]
 
 
 def test_without_numbers_there_is_no_quantile() -> None:
     assert quantile({}, 0.5) is None
-    assert quantiles(as_number(encode({})), [0.5, 0.9]) == [None, None]
+    assert quantiles(as_number([encode({})]), [0.5, 0.9]) == [None, None]
     assert decode(encode({})) == {}
 
 
@@ -94,6 +95,7 @@ def test_an_hour_of_usual_latencies_takes_a_few_hundred_bytes() -> None:
 
 @pytest.mark.parametrize("spoiled", [b"\x01\x00\x00", b"\x03\x00\x00abc", b"\x02\x00\x00abc", b"\x01"])
 def test_bytes_that_are_no_histogram_are_refused(spoiled: bytes) -> None:
-    for read in (decode, as_number):
-        with pytest.raises(StoreError, match="replay"):
-            read(spoiled)
+    with pytest.raises(StoreError, match="replay"):
+        decode(spoiled)
+    with pytest.raises(StoreError, match="replay"):
+        as_number([encode({7: 1}), spoiled])

@@ -150,7 +150,7 @@ def _numbers(sums: Sums) -> Item:
 def _sum(rows: list[Any]) -> Sums:
     """The sums of rows of a roll-up."""
     columns = list(zip(*rows, strict=True))
-    return [*map(sum, columns[5:14]), sum(map(as_number, columns[14]))]
+    return [*map(sum, columns[5:14]), as_number(columns[14])]
 
 
 def _nothing() -> Sums:
