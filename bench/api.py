@@ -40,6 +40,7 @@ from rich.progress import track
 
 from dspy_ledger import wire
 from dspy_ledger.api.cursors import encode_cursor
+from dspy_ledger.api.metrics import directory_position
 from dspy_ledger.api.parameters import ExecutionQuery
 from dspy_ledger.database import connect
 from dspy_ledger.keys import Keys
@@ -278,12 +279,18 @@ def serve_bare(view: Path, tell: Connection) -> None:
 
 @contextmanager
 def ingest(folder: Path, url: str, rate: int) -> Iterator[None]:
-    """A projector that follows the store on, and a host that records."""
+    """A projector whose views have caught up with the store, and a host that records."""
     if not rate:
         yield
         return
     over = threading.Event()
+    with closing(SqliteEventStore(folder / "ledger.db", readonly=True)) as store:
+        last = store.last_position()
     with command("projector", folder, url), redis.Redis.from_url(url) as client:
+        while int(client.hget(Keys().registry_checkpoint, "position") or 0) < last:
+            time.sleep(0.1)
+        while directory_position(folder).get("directory", 0) < last:
+            time.sleep(0.1)
         thread = threading.Thread(target=send, args=(client, rate, over))
         thread.start()
         try:
