@@ -155,7 +155,6 @@ def test_a_cursor_is_of_use_only_on_its_own_list_with_its_own_filters(ledger, ap
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/v1",
         "/v1/",
         "/v1/programs/",
