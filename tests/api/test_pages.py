@@ -222,6 +222,19 @@ def test_the_bars_of_a_window_tell_all_its_executions(read, busy, window):
     assert sum(told) == (2 if window == "24h" else 3)
 
 
+def test_of_more_programs_than_can_be_drawn_the_numbers_are_told(read, ledger):
+    for number in range(110):
+        ledger.register(f"p{number:03}", "1.0.0", "c1:0", created_at=ago(hours=1))
+        ledger.execute(f"x{number}", f"p{number:03}", content_hash="c1:0", time=ago(hours=1))
+    ledger.fold()
+    page = read("/", window="24h")
+    assert "/executions?program_id=p000" in page.links
+    assert page.text.count("too many to draw") == 50
+    assert "Executions 110 " in page.text
+    (following,) = page.all("a", rel="next")
+    assert "/executions?program_id=p050" in read(following["href"]).links
+
+
 def test_programs_are_found_by_text_and_by_tag(read, busy):
     assert "/programs/triage" not in read("/", q="quest").links
     assert "/programs/triage" not in read("/", tag="rag").links

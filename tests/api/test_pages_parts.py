@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_ledger.api.pages import wording
-from dspy_ledger.api.pages.bars import HEIGHT, STEP, bars
+from dspy_ledger.api.pages.bars import HEIGHT, STEP, bars, outlines
 from dspy_ledger.api.pages.waterfall import WIDTH, waterfall
 
 JSON = st.recursive(
@@ -90,6 +90,9 @@ def test_bars_stand_side_by_side_within_the_picture_and_what_ran_can_be_seen(cou
     for bar in drawn:
         assert 0 <= bar.failed <= bar.height <= HEIGHT
         assert (bar.height > 0, bar.failed > 0) == (bar.executions > 0, bar.errors > 0)
+    ran, failed = outlines(drawn)
+    assert ran.count("M") == sum(bar.executions > 0 for bar in drawn)
+    assert failed.count("M") == sum(bar.errors > 0 for bar in drawn)
     assert not any(bar.executions for bar in drawn) or max(bar.height for bar in drawn) == HEIGHT
 
 

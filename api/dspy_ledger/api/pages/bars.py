@@ -5,15 +5,17 @@ Pure. A bar is a bucket's executions, its foot those that failed; the highest ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["HEIGHT", "STEP", "Bar", "bars"]
+__all__ = ["HEIGHT", "STEP", "Bar", "bars", "outlines"]
 
 HEIGHT: Final = 40
 STEP: Final = 10
-"""From one bar to the next; a bar is narrower."""
+"""From one bar to the next."""
+_EDGE: Final = 1.5
+_WIDTH: Final = 7
 _LOWEST: Final = 1.5
 """What is not nothing can be seen."""
 
@@ -44,6 +46,19 @@ def bars(buckets: Sequence[dict[str, Any]]) -> list[Bar]:
         )
         for at, bucket in enumerate(buckets)
     ]
+
+
+def outlines(drawn: Iterable[Bar]) -> tuple[str, str]:
+    """All bars as one SVG path, and their feet as another: a page may have thousands."""
+    drawn = list(drawn)
+    return (
+        "".join(_outline(bar.x, bar.height) for bar in drawn if bar.height),
+        "".join(_outline(bar.x, bar.failed) for bar in drawn if bar.failed),
+    )
+
+
+def _outline(x: int, height: float) -> str:
+    return f"M{x + _EDGE} {HEIGHT}v-{height}h{_WIDTH}v{height}z"
 
 
 def _height(count: int, most: int) -> float:

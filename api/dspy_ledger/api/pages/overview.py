@@ -9,10 +9,10 @@ from typing import Any, Final, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from dspy_ledger.api.pages.bars import bars
+from dspy_ledger.api.pages.bars import bars, outlines
 from dspy_ledger.api.pages.health import health_of
 from dspy_ledger.api.pages.layout import decoded, read_form, show
-from dspy_ledger.api.parameters import Bucket, ProgramQuery, StatsQuery
+from dspy_ledger.api.parameters import BadParameters, Bucket, ProgramQuery, StatsQuery
 from dspy_ledger.api.queries.programs import page_of_programs
 from dspy_ledger.api.queries.stats import stats
 from dspy_ledger.api.reading import Question, ask
@@ -81,24 +81,31 @@ def _window(name: str | None, programs: list[dict[str, Any]]) -> _Window:
         case "30d":
             return _Window(name, since, "day", "day")
     bucket: Bucket = "day" if days <= 60 else "week" if days <= 400 else "month"
-    return _Window(name, since, bucket, bucket)
+    coarse: Bucket = "day" if days <= 30 else "week" if days <= 200 else "month"
+    return _Window(name, since, bucket, coarse)
 
 
 def _everything(question: Question, window: _Window) -> dict[str, Any]:
-    """Totals of all programs, and their ``bars``."""
+    """Totals of all programs, their ``bars`` and the ``outlines`` of these."""
     told = stats(question, StatsQuery(since=window.since, until=utc_now(), bucket=window.bucket))
-    return {**told["totals"], "bars": bars(told["buckets"])}
+    drawn = bars(told["buckets"])
+    return {**told["totals"], "bars": drawn, "outlines": outlines(drawn)}
 
 
 def _with_statistics(
     question: Question, programs: list[dict[str, Any]], window: _Window
 ) -> list[dict[str, Any]]:
-    """The programs with ``totals`` and ``bars``, the busiest first."""
+    """The programs with ``totals`` and the ``outlines`` of their ``bars`` (how many), the busiest first."""
+    asked = StatsQuery(since=window.since, until=utc_now(), group_by="program")
+    try:
+        told = stats(question, asked.model_copy(update={"bucket": window.coarse}))
+    except BadParameters:  # more programs, or a longer time, than can be drawn
+        told = stats(question, asked)
+    groups = {group["group"]["program_id"]: group for group in told["groups"]}
     found = []
     for program in programs:
-        asked = StatsQuery(
-            program_id=program["id"], since=window.since, until=utc_now(), bucket=window.coarse
-        )
-        told = stats(question, asked)
-        found.append({**program, "totals": told["totals"], "bars": bars(told["buckets"])})
+        idle = asked.model_copy(update={"program_id": program["id"], "group_by": None})
+        of_it = groups.get(program["id"]) or stats(question, idle)
+        drawn = bars(of_it["buckets"])
+        found.append({**program, "totals": of_it["totals"], "outlines": outlines(drawn), "bars": len(drawn)})
     return sorted(found, key=lambda program: -program["totals"]["executions"])
