@@ -56,12 +56,15 @@ function local(moment) {
   return new Date(moment.valueOf() - moment.getTimezoneOffset() * 60000).toISOString().slice(0, 19);
 }
 
-// A field for a time in UTC gets one beside it that speaks the reader's zone.
+// A field for a time in UTC gets one beside it that speaks the reader's zone, and stands back where it can.
 for (const field of document.querySelectorAll("input[data-local]")) {
+  const id = CSS.escape(field.dataset.local);
   const utc = document.getElementById(field.dataset.local);
-  for (const part of document.querySelectorAll(`[data-local="${CSS.escape(field.dataset.local)}"]`)) part.hidden = false;
   const moment = /^\d{4}-/.test(utc.value) ? new Date(utc.value) : undefined;
-  if (moment && !Number.isNaN(moment.valueOf())) field.value = local(moment);
+  const isMoment = moment && !Number.isNaN(moment.valueOf());
+  if (isMoment) field.value = local(moment);
+  for (const part of document.querySelectorAll(`[data-local="${id}"]`)) part.hidden = false;
+  for (const part of document.querySelectorAll(`[data-utc="${id}"]`)) part.hidden = isMoment || !utc.value;
   field.addEventListener("input", () => {
     utc.value = field.value ? new Date(field.value).toISOString().replace(/\.000Z$/, "Z") : "";
   });

@@ -29,7 +29,7 @@ async function act(button) {
     if (!answer.ok) throw new Error(await problem(answer));
     if (answer.status === 202) return say("Asked for; the projector is busy and will do it");
     const told = await answer.json();
-    if (action === "retry" && told.stored !== undefined && !told.stored) throw new Error("It still is no valid event");
+    if (told.left) throw new Error("It still is no valid event");
     row.remove();
     say(action === "drop" ? `Dead letter ${letter} was given up` : `Dead letter ${letter} was read again`);
   } catch (error) {
