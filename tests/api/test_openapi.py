@@ -10,6 +10,7 @@ import pytest
 
 from dspy_ledger import api as package
 from dspy_ledger.api import schemas
+from dspy_ledger.api.routes.examples import ANSWERS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rest.md").read_text("utf-8")
 
@@ -107,6 +108,52 @@ def test_every_question_may_say_what_it_must_not_miss(document):
         is_question = method == "get" and path.startswith("/v1/")
         expected = {"Ledger-Min-Event", "Ledger-Min-Position"} if is_question else set()
         assert headers - {"Last-Event-ID"} == expected, path
+
+
+def test_every_answer_has_an_example_of_its_shape_with_all_members(document):
+    seen = set()
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for status, answer in operation["responses"].items():
+                content = answer.get("content", {})
+                if not status.startswith("2") or "application/json" not in content:
+                    continue
+                name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+                example = content["application/json"]["example"]
+                shape = getattr(schemas, name)
+                told = shape.model_validate_json(json.dumps(example)).model_dump(by_alias=True, mode="json")
+                assert unset(told) == unset(example), name
+                seen.add(name)
+    assert seen == set(ANSWERS)
+
+
+def unset(value):
+    """JSON without an event's body, the one member that is left out unless it is asked for."""
+    match value:
+        case dict():
+            return {key: unset(each) for key, each in value.items() if (key, each) != ("body", None)}
+        case list():
+            return [unset(each) for each in value]
+        case _:
+            return value
+
+
+def test_every_problem_that_a_path_names_has_an_example(document):
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            for status, answer in operation["responses"].items():
+                if status.startswith(("4", "5")):
+                    problem = answer["content"]["application/problem+json"]["example"]
+                    schemas.ProblemDetails.model_validate(problem)
+                    assert str(problem["status"]) == status, path
+                    assert "{" not in problem["instance"], path
+
+
+def test_every_id_in_a_path_has_an_example(document):
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            told = {each["name"] for each in operation.get("parameters", ()) if "example" in each}
+            assert set(re.findall(r"{(\w+)}", path)) <= told, path
 
 
 def test_no_page_loads_anything_from_elsewhere(api):

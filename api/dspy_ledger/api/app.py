@@ -33,6 +33,7 @@ from dspy_ledger.api.routes import (
     stats,
 )
 from dspy_ledger.api.routes.documented import with_problem_media_type
+from dspy_ledger.api.routes.examples import with_examples
 from dspy_ledger.api.security_headers import SecurityHeaders
 from dspy_ledger.api.streaming import Streams
 from dspy_ledger.keyring import Keyring
@@ -87,7 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            app.openapi_schema = with_security(with_min_headers(with_problem_media_type(document)))
+            document = with_security(with_min_headers(with_problem_media_type(document)))
+            app.openapi_schema = with_examples(document)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
