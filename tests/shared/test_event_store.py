@@ -15,7 +15,14 @@ import pytest
 
 from dspy_ledger import wire
 from dspy_ledger.errors import StoreError
-from dspy_ledger.store import MOST_READ, DeadLetter, EventStore, SqliteEventStore, StreamCheckpoint
+from dspy_ledger.store import (
+    MOST_READ,
+    DeadLetter,
+    EventStore,
+    SqliteEventStore,
+    StoredEvent,
+    StreamCheckpoint,
+)
 
 NOON = "2026-11-22T12:00:00.000000Z"
 SOURCE = "/producers/host/a"
@@ -301,6 +308,56 @@ def test_more_than_a_thousand_bodies_are_erased_by_several_events(open_store: Op
     first, second = store.erase(range(1, 1203), "age")
     assert [len(event.data["event_ids"]) for event in (first, second)] == [1000, 202]
     assert (first.sequence, second.sequence, second.position) == (1, 2, 1204)
+
+
+def own(store: EventStore, kind: str, data: dict, event_id: str, sequence: int) -> wire.Entry:
+    """An entry that says it is the writer's."""
+    source = f"/projector/{store.ledger_id}"
+    payload = wire.encode(kind, data, event_id=event_id, source=source, sequence=sequence, time=NOON)
+    return wire.decode({b"__data__": payload})
+
+
+def test_nobody_speaks_in_the_stream_as_the_writer_and_erasing_goes_on(open_store: Open) -> None:
+    """One report under the writer's name moved its mark to the end of all numbers: no erasure ever after."""
+    store = open_store()
+    store.append([("1-0", execution("a", 1, body=b'{"inputs":{}}'))])
+    everything = {"first": 1, "last": 1, "dropped": [[1, 10**18 - 1]], "reason": "interval"}
+    pretended = own(store, "ProducerReported", everything, "r", 1)
+    done = store.append([("2-0", pretended)])
+    assert (done.events, done.dead_letters, store.last_position()) == ([], 1, 1)
+    [letter] = store.dead_letters()
+    assert (letter.reason, letter.source) == ("not-an-event", None)
+    assert wire.unpack(letter.raw) == {b"__data__": pretended.payload}
+    assert [event.sequence for event in store.erase([1], "asked for")] == [1]
+    assert list(store.check()) == []
+    assert store.append([("2-0", pretended)], resolves=[letter.id]).dead_letters == 1, "a retry leaves it"
+
+
+def test_erasing_goes_on_in_a_ledger_that_took_such_a_report_in(open_store: Open) -> None:
+    store = open_store()
+    everything = {"first": 1, "last": 1, "dropped": [[1, 10**18 - 1]], "reason": "interval"}
+    report = own(store, "ProducerReported", everything, "r", 1)
+    [body] = store.append([("1-0", execution("a", 1, body=b'{"inputs":{}}'))]).events
+    taken = StoredEvent(
+        2, "r", "2-0", report.type, None, report.source, 1, report.time, body.recorded_at, report.payload,
+        report.digest,
+    )  # fmt: skip
+    store.restore([body, taken])
+    assert [event.sequence for event in store.erase([1], "asked for")] == [2]
+
+
+def test_an_import_keeps_bodies_that_only_the_stream_said_were_erased(open_store: Open) -> None:
+    """A ledger of an older release may hold such an event: at home it took nothing, at its import bodies."""
+    store = open_store()
+    erased = {"event_ids": ["a"], "reason": "r"}
+    pretended = own(store, "BodyErased", erased, "z", 1)
+    [body] = store.append([("1-0", execution("a", 1, body=b'{"inputs":{}}'))]).events
+    told = StoredEvent(
+        2, "z", "2-0", pretended.type, None, pretended.source, 1, pretended.time, body.recorded_at,
+        pretended.payload, pretended.digest,
+    )  # fmt: skip
+    store.restore([body, told])
+    assert store.event("a").body == b'{"inputs":{}}'
 
 
 def test_events_of_an_export_are_taken_in_as_they_were_and_once(open_store: Open, tmp_path: Path) -> None:

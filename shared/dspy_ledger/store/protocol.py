@@ -184,8 +184,9 @@ class EventStore(Protocol):
         """Append a batch of (stream id, entry) in one transaction.
 
         The same event again is a duplicate and changes nothing; the same id with other bytes becomes a
-        dead letter (``conflict``), except a registration that differs only in its version. ``resolves``
-        are ids of dead letters that the entries came from: they are removed.
+        dead letter (``conflict``), except a registration that differs only in its version. So does one whose
+        source is the writer's own (``not-an-event``): what the writer says is not to be had from others.
+        ``resolves`` are ids of dead letters that the entries came from: they are removed.
         """
 
     def restore(self, events: Sequence[StoredEvent], dead_letters: Sequence[DeadLetter] = ()) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,9 @@ class SqliteEventStore:
         self._db.executemany(
             "DELETE FROM dead_letters WHERE id = ?", [(letter_id,) for letter_id in resolves]
         )
+        own = self._own_source
+        dead += [_pretended(stream_id, entry) for stream_id, entry in entries if entry.source == own]
+        entries = [(stream_id, entry) for stream_id, entry in entries if entry.source != own]
         seen = self._known_digests([entry.event_id for _, entry in entries])
         events: list[StoredEvent] = []
         duplicates = 0
@@ -250,8 +254,10 @@ class SqliteEventStore:
             return len(new)
 
     def _erase_as_told(self, events: Sequence[StoredEvent]) -> None:
-        """Delete the bodies that were erased where these events come from."""
-        erasures = [e for e in events if e.type == _ERASED and e.source == self._own_source]
+        """Delete the bodies that were erased where these events come from: as its writer says, no stream."""
+        erasures = [
+            e for e in events if e.type == _ERASED and e.source == self._own_source and e.stream_id is None
+        ]
         self._db.executemany(
             "DELETE FROM bodies WHERE position = (SELECT position FROM events WHERE event_id = ?)",
             [(event_id,) for event in erasures for event_id in event.data["event_ids"]],
@@ -279,7 +285,7 @@ class SqliteEventStore:
             events: list[StoredEvent] = []
             for at in range(0, len(erased), _ERASED_AT_ONCE):
                 ids = [event_id for _, event_id in erased[at : at + _ERASED_AT_ONCE]]
-                sequence = account.settled.mark + 1
+                sequence = account.arrived.mark + 1  # the writer never drops any, whoever says so
                 entry = self._own_event(source, sequence, {"event_ids": ids, "reason": reason}, recorded_at)
                 account.arrive(sequence)
                 events.append(_place(last + 1 + len(events), None, entry, recorded_at))
@@ -632,18 +638,26 @@ def _place(position: int, stream_id: str | None, entry: Entry, recorded_at: str)
 
 
 def _conflict(stream_id: str, entry: Entry) -> DeadLetter:
-    fields = {DATA_FIELD: entry.payload}
-    if entry.body is not None:
-        fields[BODY_FIELD] = entry.body
     return DeadLetter(
         stream_id,
         "conflict",
         f"event id {entry.event_id} is stored already with other content",
-        pack(fields),
+        _packed(entry),
         entry.digest,
         entry.source,
         entry.sequence,
     )
+
+
+def _pretended(stream_id: str, entry: Entry) -> DeadLetter:
+    """An entry of the stream under the writer's own name; it counts for nobody."""
+    raw = _packed(entry)
+    detail = f"its source is {entry.source}: only the ledger's writer speaks as that, and not in the stream"
+    return DeadLetter(stream_id, "not-an-event", detail, raw, sha256(raw).hexdigest())
+
+
+def _packed(entry: Entry) -> bytes:
+    return pack({DATA_FIELD: entry.payload} | ({} if entry.body is None else {BODY_FIELD: entry.body}))
 
 
 def _without_version(envelope: dict[str, Any]) -> dict[str, Any]:
