@@ -29,6 +29,7 @@ REQUESTS = "requests.db"
 """The file in the data dir that requests lie in."""
 
 _KEPT = timedelta(days=7)  # after their end
+_PATIENCE = 10_000  # milliseconds, as :func:`connect` has it
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -107,8 +108,12 @@ class Desk:
         return next(iter(self._select("id = ?", request_id)), None)
 
     def pending(self) -> list[Request]:
-        """The requests that are not ended, the oldest first."""
-        return self._select("state IN ('asked', 'working') ORDER BY id")
+        """The requests that are not ended, the oldest first; what can't be read is failed."""
+        found = self._select("state IN ('asked', 'working') ORDER BY id")
+        for request in found:
+            if request.problem is not None:
+                self.fail(request.id, request.problem)
+        return [request for request in found if request.problem is None]
 
     def begin(self, request_id: int) -> None:
         """It is worked on."""
@@ -128,9 +133,14 @@ class Desk:
         self._set(request_id, state="failed", answer=problem, ended_at=self._now())
 
     def tidy(self) -> None:
-        """Remove requests that ended a week ago."""
+        """Remove requests that ended a week ago, for good: they name whoever was to be forgotten."""
         before = canonical_time((to_datetime(self._now()) - _KEPT).isoformat())
         self._db.execute("DELETE FROM requests WHERE ended_at < ?", (before,))
+        self._db.execute("PRAGMA busy_timeout = 0")  # another may be at the file: next time, then
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -157,21 +167,26 @@ def _request(
     progress: str | None,
     answer: str | None,
 ) -> Request:
-    return Request(
-        id=request_id,
-        action=action,
-        arguments=orjson.loads(arguments),
-        who=who,
-        state=state,
-        progress=Progress(*orjson.loads(progress)) if progress else None,
-        answer=orjson.loads(answer) if answer is not None and state == "done" else None,
-        problem=answer if state == "failed" else None,
-    )
+    try:
+        return Request(
+            id=request_id,
+            action=action,
+            arguments=orjson.loads(arguments),
+            who=who,
+            state=state,
+            progress=Progress(*orjson.loads(progress)) if progress else None,
+            answer=orjson.loads(answer) if answer is not None and state == "done" else None,
+            problem=answer if state == "failed" else None,
+        )
+    except (TypeError, ValueError):
+        problem = f"the request can't be read in {REQUESTS}; ask again"
+        return Request(request_id, action, {}, who, "failed", None, None, problem)
 
 
 def _open(path: Path) -> sqlite3.Connection:
     with closed_on_error(connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA secure_delete = ON")  # what is removed is overwritten, not only unlinked
         db.execute(_SCHEMA)
     return db

@@ -114,18 +114,56 @@ def test_what_an_action_raises_fails_its_request_only(tmp_path: Path) -> None:
     assert "restart it with this release" in str(states[1].problem)
 
 
-def test_requests_that_ended_a_week_ago_are_removed(tmp_path: Path) -> None:
-    now = "2026-11-01T00:00:00.000000Z"
-    desk = kept(Desk(tmp_path, now=lambda: now))
+@pytest.mark.parametrize(
+    ("action", "arguments"),
+    [
+        ("replay", {}),
+        ("replay", {"projection": "of a newer release", "retry": []}),
+        ("replay", {"projection": "sql", "retry": []}),
+        ("retry", {}),
+        ("forget", {"colour": "red"}),
+    ],
+)
+def test_a_request_of_another_release_fails_and_the_writer_goes_on(
+    settings: Settings, action: str, arguments: dict[str, Any]
+) -> None:
+    """It was raised past the request, ended the projector, and was begun again at each start."""
+    ledger(settings.data_dir, [execution("a", 1)])
+    with pytest.raises(RequestFailed):
+        carried_out(settings, action, arguments, "a test")
+
+
+def test_a_row_that_can_not_be_read_fails_and_those_after_it_are_answered(tmp_path: Path) -> None:
+    desk = kept(Desk(tmp_path))
+    ids = [desk.ask("count", {}, "a test") for _ in range(2)]
+    desk._db.execute("UPDATE requests SET arguments = '{' WHERE id = ?", (ids[0],))
     clerk = Clerk(desk, {"count": counting(1, [])})
-    old = desk.ask("count", {}, "a test")
-    clerk()
-    now = "2026-11-09T00:00:00.000000Z"
+    while clerk():
+        pass
+    torn, sound = (desk.request(each) for each in ids)
+    assert torn is not None
+    assert sound is not None
+    assert (torn.state, sound.state) == ("failed", "done")
+    assert "ask again" in str(torn.problem)
+
+
+def test_requests_that_ended_a_week_ago_are_overwritten_though_nobody_asks_again(tmp_path: Path) -> None:
+    """Whom a request to forget named stood there until the next request, and in free pages for ever."""
+    now, seconds = "2026-11-01T00:00:00.000000Z", 0.0
+    desk = kept(Desk(tmp_path, now=lambda: now))
+    clerk = Clerk(desk, {"count": counting(1, [])}, clock=lambda: seconds)
+    old = desk.ask("count", {"user": "Zaphod"}, "a test")
     new = desk.ask("count", {}, "a test")
+    clerk()
+    now, seconds = "2026-11-08T00:00:00.000000Z", 3599.0
+    clerk()
+    assert desk.request(old) is not None, "not before the hour is over"
+    now, seconds = "2026-11-08T00:00:01.000000Z", 3600.0
     clerk()
     assert desk.request(old) is None
     assert desk.request(new) is not None
-    assert new > old
+    assert [path for path in tmp_path.iterdir() if b"Zaphod" in path.read_bytes()] == []
+    assert desk.ask("count", {}, "a test") > new
 
 
 def test_a_damaged_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

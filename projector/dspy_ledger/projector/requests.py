@@ -29,6 +29,7 @@ __all__ = ["Action", "Clerk", "Work"]
 _log = logging.getLogger(__name__)
 
 _SLICE = 0.2  # seconds of work between two batches of ingest
+_TIDY_EVERY = 3600.0  # seconds
 
 Work = Generator[Progress, None, dict[str, Any]]
 """Work in slices of at most 0.2 s; what it returns is the answer."""
@@ -61,6 +62,7 @@ class Clerk:
         self._clock = clock
         self._at_work: tuple[Request, Work] | None = None
         self._troubled = False
+        self._tidy_due = clock()
 
     def __call__(self) -> bool:
         """One slice of work (0.2 s); whether it wants to be called again at once."""
@@ -76,11 +78,13 @@ class Clerk:
 
     def _work(self) -> bool:
         if self._at_work is None:
+            if self._clock() >= self._tidy_due:
+                self._tidy_due = self._clock() + _TIDY_EVERY
+                self._desk.tidy()
             pending = self._desk.pending()
             if not pending:
                 return False
             request = pending[0]
-            self._desk.tidy()
             self._desk.begin(request.id)
             self._at_work = request, self._begin(request)
         request, work = self._at_work
@@ -103,12 +107,12 @@ class Clerk:
         return True
 
     def _begin(self, request: Request) -> Work:
+        """Its work; what the action raises before its first slice fails the request, too."""
         level = logging.DEBUG if request.id == self._own else logging.INFO
         _log.log(level, "%s asks for %s %s", request.who, request.action, request.arguments)
         action = self._actions.get(request.action)
-        return _unknown(request.action) if action is None else action(request.arguments)
-
-
-def _unknown(action: str) -> Work:
-    raise RequestFailed(f"the running projector does not know {action!r}; restart it with this release")
-    yield Progress(0, 0)
+        if action is None:
+            raise RequestFailed(
+                f"the running projector does not know {request.action!r}; restart it with this release"
+            )
+        return (yield from action(request.arguments))
