@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,9 +15,10 @@ from cli.processes import environment, run
 from dspy_ledger import wire
 from dspy_ledger.cli import deadletters
 from dspy_ledger.errors import InvalidInput, NotFound
+from dspy_ledger.projector.asking import carried_out
 from dspy_ledger.projector.ingest import decode_entries
 from dspy_ledger.settings import Settings
-from dspy_ledger.store import DeadLetter, SqliteEventStore
+from dspy_ledger.store import Appended, DeadLetter, SqliteEventStore
 from projector.ledgers import Fields, append, execution
 from projector.test_replay import SOME, break_position, executions, live
 
@@ -61,6 +64,31 @@ def test_a_newer_release_stores_what_it_knows_and_the_rest_stays(
     assert [event.event_id for event in store.read_all()] == ["e1", "e2"]
     assert list(store.check()) == []
     store.close()
+
+
+@pytest.mark.parametrize("wanted", [None, [4, 3, 2, 1]])
+def test_large_ones_are_tried_again_a_few_at_a_time_and_dropped_unread(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, wanted: list[int] | None
+) -> None:
+    """A hundred of 64 MiB at once ended the projector, which began them anew at each start."""
+    monkeypatch.setattr("dspy_ledger.projector.deadletters.MOST_READ", 50_000)
+    with closing(SqliteEventStore(settings.store_path)) as store:
+        for n in range(1, 5):
+            bury(store, f"{n}-0", execution(f"e{n}", n, body=["x" * 30_000]))
+        bury(store, "5-0", {b"x": b"y" * 30_000})
+    at_once: list[int] = []
+    append = SqliteEventStore.append
+
+    def counted(store: SqliteEventStore, entries: Sequence[object], **more: object) -> Appended:
+        at_once.append(len(entries))
+        return append(store, entries, **more)
+
+    monkeypatch.setattr(SqliteEventStore, "append", counted)
+    answer = carried_out(settings, "retry", {"ids": wanted}, "a test")
+    assert answer == {"stored": 4, "duplicates": 0, "left": 1 if wanted is None else 0}
+    assert max(at_once) == 2
+    monkeypatch.setattr("dspy_ledger.projector.deadletters._chosen", None)
+    assert carried_out(settings, "drop", {"ids": None}, "a test") == {"dropped": 1}
 
 
 def test_dropped_ones_are_gone_and_their_places_stay_settled(settings: Settings, console: Console) -> None:

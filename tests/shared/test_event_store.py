@@ -399,6 +399,19 @@ def test_dead_letters_are_paged_resolved_by_a_retry_or_given_up(open_store: Open
     assert (account.mark, account.stored, account.dead_lettered) == (5, 1, 4)
 
 
+def test_large_dead_letters_are_read_without_filling_the_memory(open_store: Open) -> None:
+    """Whoever listed a thousand of them, or tried all again, held their bytes at once: gigabytes."""
+    store = open_store()
+    raw = b"x" * (MOST_READ // 2)
+    large = [DeadLetter(str(n), "unknown-type", "x", raw, f"d{n}", SOURCE, n) for n in range(1, 4)]
+    store.append([], dead_letters=large)
+    assert [letter.sequence for letter in store.dead_letters(limit=9)] == [3, 2]
+    assert [letter.sequence for letter in store.all_dead_letters(0, 9)] == [1, 2]
+    listed = store.dead_letters(limit=9, raw=False)
+    assert [(letter.sequence, letter.raw) for letter in listed] == [(3, b""), (2, b""), (1, b"")]
+    assert store.dead_letter(listed[0].id, raw=False) == listed[0]
+
+
 def test_a_parked_event_is_noted_once_and_forgotten_by_position_or_all(open_store: Open) -> None:
     store = open_store()
     for projection, position in (("sql", 2), ("sql", 1), ("sql", 1), ("directory", 3)):

@@ -34,7 +34,7 @@ _SHOWN = ("id", "recorded_at", "stream_id", "source", "sequence", "reason", "det
 def collect(settings: Settings, *, limit: int, before: int | None) -> dict[str, Any]:
     """A page of dead letters, newest first, and all parked events, as one JSON-able object."""
     with closing(SqliteEventStore(settings.store_path, readonly=True)) as store:
-        letters = store.dead_letters(limit=limit + 1, before=before)
+        letters = store.dead_letters(limit=limit + 1, before=before, raw=False)
         return {
             "dead_letters": [{name: getattr(one, name) for name in _SHOWN} for one in letters[:limit]],
             "next": letters[limit - 1].id if len(letters) > limit else None,
@@ -138,7 +138,9 @@ def _chosen(
         if every:
             return None, left_out
         letters, parked = _sorted(names)
-        missing = [f"no dead letter {letter}" for letter in letters if store.dead_letter(letter) is None]
+        missing = [
+            f"no dead letter {letter}" for letter in letters if not store.dead_letter(letter, raw=False)
+        ]
     missing += [f"no event {at} that {name} left out" for name, at in parked if (name, at) not in left_out]
     if missing:
         raise NotFound(f"there is {', '.join(missing)}; see `dspy-ledger deadletters list`")

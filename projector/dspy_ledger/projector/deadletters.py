@@ -9,7 +9,7 @@ from dspy_ledger.errors import InvalidEvent
 from dspy_ledger.projector.office import Office
 from dspy_ledger.projector.requests import Action, Work
 from dspy_ledger.requests import Progress
-from dspy_ledger.store import DeadLetter, EventStore
+from dspy_ledger.store import MOST_READ, DeadLetter, EventStore
 from dspy_ledger.wire import Entry, decode, unpack
 
 __all__ = ["deadletter_actions"]
@@ -40,11 +40,9 @@ def deadletter_actions(office: Office) -> dict[str, Action]:
     def drop(arguments: Mapping[str, Any]) -> Work:
         done, dropped = 0, 0
         total = _total(office.store, arguments["ids"])
-        for letters in _chosen(office.store, arguments["ids"]):
-            dropped += office.store.drop_dead_letters(
-                [letter.id for letter in letters if letter.id is not None]
-            )
-            done += len(letters)
+        for ids in _ids(office.store, arguments["ids"]):
+            dropped += office.store.drop_dead_letters(ids)
+            done += len(ids)
             yield Progress(done, total, "dropping dead letters")
         return {"dropped": dropped}
 
@@ -55,16 +53,27 @@ def _total(store: EventStore, ids: Sequence[int] | None) -> int:
     return store.dead_letter_count() if ids is None else len(ids)
 
 
-def _chosen(store: EventStore, ids: Sequence[int] | None) -> Iterator[list[DeadLetter]]:
-    """The letters of those ids that there are, or all, some at a time."""
+def _ids(store: EventStore, ids: Sequence[int] | None) -> Iterator[Sequence[int]]:
+    """Those ids, or those of all letters, some at a time."""
     if ids is not None:
         for at in range(0, len(ids), _BATCH):
-            found = map(store.dead_letter, ids[at : at + _BATCH])
-            yield [letter for letter in found if letter is not None]
+            yield ids[at : at + _BATCH]
         return
     before: int | None = None
-    while letters := store.dead_letters(limit=_BATCH, before=before):
+    while letters := store.dead_letters(limit=_BATCH, before=before, raw=False):
         before = letters[-1].id
+        yield [letter.id for letter in letters if letter.id is not None]
+
+
+def _chosen(store: EventStore, ids: Sequence[int] | None) -> Iterator[list[DeadLetter]]:
+    """The letters of those ids that there are, or all, as many at a time as the memory is to hold."""
+    for chunk in _ids(store, ids):
+        letters: list[DeadLetter] = []
+        for letter in filter(None, map(store.dead_letter, chunk)):
+            letters.append(letter)
+            if sum(len(one.raw) for one in letters) >= MOST_READ:
+                yield letters
+                letters = []
         yield letters
 
 

@@ -250,14 +250,23 @@ class EventStore(Protocol):
     def dead_letter_count(self) -> int:
         """How many dead letters are kept."""
 
-    def dead_letters(self, *, limit: int = 100, before: int | None = None) -> list[DeadLetter]:
-        """The newest dead letters (with an id below ``before``), newest first."""
+    def dead_letters(
+        self, *, limit: int = 100, before: int | None = None, raw: bool = True
+    ) -> list[DeadLetter]:
+        """The newest dead letters (with an id below ``before``), newest first.
 
-    def dead_letter(self, letter_id: int) -> DeadLetter | None:
-        """One dead letter."""
+        Fewer than there are only when these make ``MOST_READ`` bytes or more; without ``raw`` their bytes
+        stay unread.
+        """
+
+    def dead_letter(self, letter_id: int, *, raw: bool = True) -> DeadLetter | None:
+        """One dead letter, without its bytes unless ``raw``."""
 
     def all_dead_letters(self, after: int, limit: int) -> list[DeadLetter]:
-        """Dead letters with an id above ``after``, oldest first, and those that were dropped among them."""
+        """Dead letters with an id above ``after``, oldest first, and those that were dropped among them.
+
+        Fewer than there are only when these make ``MOST_READ`` bytes or more.
+        """
 
     def drop_dead_letters(self, ids: Sequence[int]) -> int:
         """Give dead letters up: their bytes go, their sequence numbers stay settled. How many there were."""

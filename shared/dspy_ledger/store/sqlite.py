@@ -49,10 +49,6 @@ _SELECT = f"SELECT {_COLUMNS}, b.body FROM events e LEFT JOIN bodies b USING (po
 _OF_PROGRAM = (  # a producer of somebody else's may leave the subject out
     "(e.subject = ? OR e.subject IS NULL AND json_extract(CAST(e.payload AS TEXT), '$.data.program_id') = ?)"
 )
-_SELECT_LETTER = (
-    "SELECT stream_id, reason, detail, raw, digest, source, sequence, id, recorded_at, dropped_at"
-    " FROM dead_letters"
-)
 _ERASED = EVENT_TYPES["BodyErased"]
 _KNOWN_TYPES = {kind: kind for kind in EVENT_TYPES.values()}
 _CHUNK = 500  # ids per IN (…): below every SQLite's limit of variables
@@ -533,24 +529,36 @@ class SqliteEventStore:
         """How many dead letters are kept."""
         return self._db.execute("SELECT count(*) FROM dead_letters WHERE dropped_at IS NULL").fetchone()[0]  # type: ignore[no-any-return]
 
-    def dead_letters(self, *, limit: int = 100, before: int | None = None) -> list[DeadLetter]:
-        """The newest dead letters (with an id below ``before``), newest first."""
-        rows = self._db.execute(
-            f"{_SELECT_LETTER} WHERE dropped_at IS NULL AND id < coalesce(?, 9e18) ORDER BY id DESC LIMIT ?",
-            (before, limit),
-        )
-        return [DeadLetter(*row) for row in rows]
+    def dead_letters(
+        self, *, limit: int = 100, before: int | None = None, raw: bool = True
+    ) -> list[DeadLetter]:
+        """The newest dead letters (with an id below ``before``), newest first; see the protocol."""
+        newest = "dropped_at IS NULL AND id < coalesce(?, 9e18) ORDER BY id DESC LIMIT ?"
+        return self._letters(newest, before, limit, raw=raw)
 
     def all_dead_letters(self, after: int, limit: int) -> list[DeadLetter]:
-        """Dead letters with an id above ``after``, oldest first, and those that were dropped among them."""
-        rows = self._db.execute(f"{_SELECT_LETTER} WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
-        return [DeadLetter(*row) for row in rows]
+        """Dead letters with an id above ``after``, oldest first; see the protocol."""
+        return self._letters("id > ? ORDER BY id LIMIT ?", after, limit)
 
-    def dead_letter(self, letter_id: int) -> DeadLetter | None:
+    def dead_letter(self, letter_id: int, *, raw: bool = True) -> DeadLetter | None:
         """One dead letter."""
-        select = f"{_SELECT_LETTER} WHERE dropped_at IS NULL AND id = ?"
-        row = self._db.execute(select, (letter_id,)).fetchone()
-        return DeadLetter(*row) if row else None
+        return next(iter(self._letters("dropped_at IS NULL AND id = ?", letter_id, raw=raw)), None)
+
+    def _letters(self, where: str, *values: object, raw: bool = True) -> list[DeadLetter]:
+        held = "raw" if raw else "x''"
+        rows = self._db.execute(
+            f"SELECT stream_id, reason, detail, {held}, digest, source, sequence, id, recorded_at, dropped_at"  # noqa: S608
+            f" FROM dead_letters WHERE {where}",
+            values,
+        )
+        letters, size = [], 0
+        for row in rows:
+            letter = DeadLetter(*row)
+            letters.append(letter)
+            size += len(letter.raw)
+            if size >= MOST_READ:
+                break
+        return letters
 
     def drop_dead_letters(self, ids: Sequence[int]) -> int:
         """Give dead letters up: their bytes go, their sequence numbers stay settled. How many there were."""

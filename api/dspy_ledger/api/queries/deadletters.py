@@ -17,5 +17,7 @@ def page_of_dead_letters(sources: Sources, query: DeadLetterQuery) -> dict[str, 
     """Dead letters, newest first, of now."""
     after = query.after()
     before = None if after is None else int(after)
-    letters = sources.ask_store(lambda store: store.dead_letters(limit=query.limit + 1, before=before))
+    letters = sources.ask_store(
+        lambda store: store.dead_letters(limit=query.limit + 1, before=before, raw=False)
+    )
     return page([{name: getattr(letter, name) for name in _TOLD} for letter in letters], query, "id")

@@ -64,7 +64,7 @@ async def _carry_out(request: Request, action: str, dead_letter_id: str) -> Resp
     """
     sources = sources_of(request)
     found = _ID.fullmatch(dead_letter_id) and sources.ask_store(
-        lambda store: store.dead_letter(int(dead_letter_id))
+        lambda store: store.dead_letter(int(dead_letter_id), raw=False)
     )
     if not found:
         raise NotFound(
