@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_ledger.api.differences import line_differences
+from dspy_ledger.api.matching import Effort
 from dspy_ledger.api.pages.diff_view import blocks, field_changes, reasons, told_metrics
 from dspy_ledger.api.pages.matrix_view import (
     SHADES,
@@ -119,7 +120,7 @@ lines = st.lists(st.text(alphabet="ab \t<", max_size=8), max_size=12)
 @given(lines, lines)
 def test_blocks_hold_both_texts_whole_and_numbered(before, after):
     told = line_differences("\n".join(before), "\n".join(after))
-    shown = [line for block in blocks(told["lines"]) for line in block.lines]
+    shown = [line for block in blocks(told["lines"], Effort()) for line in block.lines]
 
     def text(tag):
         return ["".join(part for part, _ in line.parts) for line in shown if line.tag in ("equal", tag)]
@@ -134,21 +135,41 @@ def test_blocks_hold_both_texts_whole_and_numbered(before, after):
 
 def test_only_the_words_that_differ_are_marked():
     told = line_differences("Answer the question briefly.", "Answer the question politely.")
-    ((_, (old, new)),) = blocks(told["lines"])
+    ((_, (old, new)),) = blocks(told["lines"], Effort())
     assert old.parts == [("Answer the question ", False), ("briefly", True), (".", False)]
     assert new.parts == [("Answer the question ", False), ("politely", True), (".", False)]
 
 
 def test_lines_with_nothing_in_common_are_not_marked_within():
     told = line_differences("abc def", "12 34 56 78")
-    ((_, (old, new)),) = blocks(told["lines"])
+    ((_, (old, new)),) = blocks(told["lines"], Effort())
     assert (old.parts, new.parts) == ([("abc def", False)], [("12 34 56 78", False)])
+
+
+def test_lines_of_words_that_are_all_alike_are_marked_as_a_whole_once_that_takes_long():
+    """Four hundred pairs of such lines, well within a registration, had the API stand still for minutes."""
+    alike, others = "x, " * 333, "x, y, " * 166
+    told = line_differences("\n".join([alike] * 400), "\n".join([others] * 400))
+    effort = Effort(1_000_000)
+    ((_, lines),) = blocks(told["lines"], effort)
+    assert 0 <= effort.left < 1_000_000
+    assert lines[399].parts == [(alike, False)]
+    assert lines[799].parts == [(others, False)]
+
+
+def test_long_lines_of_prose_are_marked_by_word():
+    words = [f"word{number}" for number in range(120)]
+    told = line_differences(" ".join(words), " ".join([*words[:60], "new", *words[61:]]))
+    effort = Effort()
+    ((_, (old, new)),) = blocks(told["lines"], effort)
+    assert [part for part, differs in old.parts if differs] == ["word60"]
+    assert [part for part, differs in new.parts if differs] == ["new"]
 
 
 def test_lines_far_from_a_change_are_folded():
     text = "\n".join(f"line {number}" for number in range(100))
     told = line_differences(text, text.replace("line 50", "line fifty"))
-    found = blocks(told["lines"])
+    found = blocks(told["lines"], Effort())
     assert [(block.is_folded, len(block.lines)) for block in found] == [(True, 47), (False, 8), (True, 46)]
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from difflib import SequenceMatcher
 from itertools import takewhile
 from typing import Any, Final
 
+from dspy_ledger.api.matching import Effort, matcher
 from dspy_ledger.identity import canonical_json
 from dspy_ledger.registry_format import sound_interface
 from dspy_ledger.versions import compare_interfaces
 
 __all__ = ["differences", "line_differences"]
 
-_MOST_PAIRS: Final = 4_000_000
-"""Pairs of lines that are compared; of longer texts, all between their equal ends is told as replaced."""
 _FACTS: Final = (
     *("name", "description", "tags", "kind", "parent_id", "parent_version", "optimizer", "class_name"),
     *("module_path", "code_hash", "dspy_version"),
@@ -29,12 +27,13 @@ _TOLD_APART: Final = frozenset({"path", "instructions", "fields", "config", "dem
 Json = dict[str, Any]
 
 
-def differences(before: Json, after: Json) -> Json:
+def differences(before: Json, after: Json, effort: Effort | None = None) -> Json:
     """What changes from one version to another of the same program.
 
     Args:
         before: a version's row, its JSON decoded, with ``state``: the body of its registration.
         after: the same of the other version.
+        effort: what comparing their texts may take; where it does not suffice, lines are told as replaced.
 
     Returns:
         ``verdict``: what the version rule makes of the change, ``none`` when the content is the same.
@@ -43,6 +42,7 @@ def differences(before: Json, after: Json) -> Json:
         those of the signatures, and what only states tell is null, as ``modules`` are.
         ``source_code``: its lines. ``facts``: what else was recorded of the two.
     """
+    effort = effort or Effort()
     forms = old, new = _form(before["state"]), _form(after["state"])
     whole = old is not None and new is not None
     if old is None or new is None:
@@ -54,16 +54,16 @@ def differences(before: Json, after: Json) -> Json:
         "verdict": _verdict(before, after),
         "interface": _interface(before, after),
         "predictors": [
-            _predictor(path, mine, other, whole=whole)
+            _predictor(path, mine, other, effort, whole=whole)
             for path, mine, other in _pairs(_keyed(old, "parameters"), _keyed(new, "parameters"))
         ],
         "modules": _changes(_keyed(old, "modules"), _keyed(new, "modules")) if whole else None,
-        "source_code": line_differences(before["source_code"], after["source_code"]),
+        "source_code": line_differences(before["source_code"], after["source_code"], effort),
         "facts": _changes({name: before[name] for name in _FACTS}, {name: after[name] for name in _FACTS}),
     }
 
 
-def line_differences(before: str | None, after: str | None) -> Json | None:
+def line_differences(before: str | None, after: str | None, effort: Effort | None = None) -> Json | None:
     """Two texts as one list of lines; null when neither is there.
 
     Returns:
@@ -76,15 +76,17 @@ def line_differences(before: str | None, after: str | None) -> Json | None:
     rest = min(len(old), len(new)) - head
     tail = sum(1 for _ in takewhile(_same, zip(old[::-1][:rest], new[::-1][:rest], strict=False)))
     middle = old[head : len(old) - tail], new[head : len(new) - tail]
-    lines = _lines("equal", old[:head]) + _compared(*middle) + _lines("equal", old[len(old) - tail :])
+    lines = (
+        _lines("equal", old[:head])
+        + _compared(*middle, effort or Effort())
+        + _lines("equal", old[len(old) - tail :])
+    )
     return {"changed": before != after, "lines": lines}
 
 
-def _compared(old: list[str], new: list[str]) -> list[Json]:
-    if len(old) * len(new) > _MOST_PAIRS:
-        return _lines("removed", old) + _lines("added", new)
+def _compared(old: list[str], new: list[str], effort: Effort) -> list[Json]:
     lines = []
-    for tag, start, end, other_start, other_end in SequenceMatcher(None, old, new).get_opcodes():
+    for tag, start, end, other_start, other_end in matcher(old, new, effort).get_opcodes():
         if tag == "equal":
             lines += _lines("equal", old[start:end])
         else:
@@ -119,7 +121,7 @@ def _interface(before: Json, after: Json) -> Json | None:
     }
 
 
-def _predictor(path: str, old: Json | None, new: Json | None, *, whole: bool) -> Json:
+def _predictor(path: str, old: Json | None, new: Json | None, effort: Effort, *, whole: bool) -> Json:
     mine, other = old or {}, new or {}
     told: Json = {
         "path": path,
@@ -130,7 +132,7 @@ def _predictor(path: str, old: Json | None, new: Json | None, *, whole: bool) ->
         else "none"
         if old == new
         else "changed",
-        "instructions": line_differences(_text(mine), _text(other)),
+        "instructions": line_differences(_text(mine), _text(other), effort),
     }
     for role in ("input", "output"):
         told[f"{role}s"] = _changes(_fields(mine, role), _fields(other, role))

@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from dspy_ledger.api.differences import differences
+from dspy_ledger.api.matching import Effort
 from dspy_ledger.api.pages.diff_view import blocks, field_changes, reasons, told_metrics
 from dspy_ledger.api.pages.layout import decoded, read_form, show
 from dspy_ledger.api.pages.matrix_view import score
@@ -53,7 +54,8 @@ async def compare_page(request: Request, program_id: str) -> HTMLResponse:
         after = query.after or program["latest_version"] or versions[-1]["version"]
         before = query.before or by_label.get(after, {}).get("before") or after
         sides = [with_state(request, question, program_id, label) for label in (before, after)]
-        found = differences(*sides)
+        effort = Effort()
+        found = differences(*sides, effort)
         at = versions.index(by_label[after])
         return show(
             request,
@@ -70,9 +72,9 @@ async def compare_page(request: Request, program_id: str) -> HTMLResponse:
             verdict=found["verdict"],
             reasons=reasons(found, (by_label[after]["optimizer"] or {}).get("name")),
             interface=found["interface"],
-            predictors=[_predictor(each) for each in found["predictors"]],
+            predictors=[_predictor(each, effort) for each in found["predictors"]],
             modules=found["modules"],
-            source=None if found["source_code"] is None else _text(found["source_code"]),
+            source=None if found["source_code"] is None else _text(found["source_code"], effort),
             facts=found["facts"],
             demos_shown=_DEMOS,
             metrics=told_metrics(*(_evaluations(question, program_id, label) for label in (before, after))),
@@ -80,11 +82,11 @@ async def compare_page(request: Request, program_id: str) -> HTMLResponse:
         )
 
 
-def _predictor(told: Row) -> Row:
+def _predictor(told: Row, effort: Effort) -> Row:
     instructions = told["instructions"]
     return {
         **told,
-        "instructions": None if instructions is None else _text(instructions),
+        "instructions": None if instructions is None else _text(instructions, effort),
         "fields": [
             {"role": role, **change}
             for role in ("input", "output")
@@ -93,8 +95,8 @@ def _predictor(told: Row) -> Row:
     }
 
 
-def _text(told: Row) -> Row:
-    return {"changed": told["changed"], "blocks": blocks(told["lines"])}
+def _text(told: Row, effort: Effort) -> Row:
+    return {"changed": told["changed"], "blocks": blocks(told["lines"], effort)}
 
 
 def _evaluations(question: Question, program_id: str, label: str) -> list[Row]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import SequenceMatcher
 from itertools import groupby
 from typing import Any, Final, NamedTuple
 
+from dspy_ledger.api.matching import Effort, matcher
 from dspy_ledger.type_text import type_text
 
 __all__ = ["Block", "Line", "blocks", "field_changes", "reasons", "told_metrics"]
@@ -45,9 +45,14 @@ class Block(NamedTuple):
     lines: list[Line]
 
 
-def blocks(lines: list[Row]) -> list[Block]:
-    """A text's differences, its unchanged stretches folded but for the lines beside a change."""
-    told = _numbered(_marked(lines))
+def blocks(lines: list[Row], effort: Effort) -> list[Block]:
+    """A text's differences, its unchanged stretches folded but for the lines beside a change.
+
+    Args:
+        lines: those of :func:`dspy_ledger.api.differences.line_differences`.
+        effort: what marking words may take; where it does not suffice, lines are marked as a whole.
+    """
+    told = _numbered(_marked(lines, effort))
     changed = [at for at, line in enumerate(told) if line.tag != "equal"]
     near = {at + by for at in changed for by in range(-_CONTEXT, _CONTEXT + 1)}
     return [
@@ -56,7 +61,7 @@ def blocks(lines: list[Row]) -> list[Block]:
     ]
 
 
-def _marked(lines: list[Row]) -> list[tuple[str, list[tuple[str, bool]]]]:
+def _marked(lines: list[Row], effort: Effort) -> list[tuple[str, list[tuple[str, bool]]]]:
     """Each line's tag and parts: a removed one is marked against the added one that took its place."""
     told: list[tuple[str, list[tuple[str, bool]]]] = []
     for is_equal, run in groupby(lines, key=lambda line: line["tag"] == "equal"):
@@ -66,7 +71,7 @@ def _marked(lines: list[Row]) -> list[tuple[str, list[tuple[str, bool]]]]:
             continue
         removed = [line["text"] for line in stretch if line["tag"] == "removed"]
         added = [line["text"] for line in stretch if line["tag"] == "added"]
-        pairs = [_words(*pair) for pair in zip(removed, added, strict=False)]
+        pairs = [_words(*pair, effort) for pair in zip(removed, added, strict=False)]
         told += [("removed", old) for old, _ in pairs] + _whole("removed", removed[len(pairs) :])
         told += [("added", new) for _, new in pairs] + _whole("added", added[len(pairs) :])
     return told
@@ -76,16 +81,17 @@ def _whole(tag: str, texts: Iterable[str]) -> list[tuple[str, list[tuple[str, bo
     return [(tag, [(text, False)]) for text in texts]
 
 
-def _words(old: str, new: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+def _words(old: str, new: str, effort: Effort) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
     """Two lines in pieces, those that differ marked; unmarked when they have little in common."""
     if max(len(old), len(new)) > _LONGEST:
         return [(old, False)], [(new, False)]
     before, after = _WORDS.findall(old), _WORDS.findall(new)
-    matcher = SequenceMatcher(None, before, after, autojunk=False)
-    if matcher.ratio() < _ALIKE:
+    words = matcher(before, after, effort, autojunk=False)
+    # The first two are quick, and never less than the third.
+    if any(ratio() < _ALIKE for ratio in (words.real_quick_ratio, words.quick_ratio, words.ratio)):
         return [(old, False)], [(new, False)]
     mine, others = [], []
-    for tag, start, end, other_start, other_end in matcher.get_opcodes():
+    for tag, start, end, other_start, other_end in words.get_opcodes():
         mine.append(("".join(before[start:end]), tag != "equal"))
         others.append(("".join(after[other_start:other_end]), tag != "equal"))
     return [part for part in mine if part[0]], [part for part in others if part[0]]
