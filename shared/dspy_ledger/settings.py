@@ -184,6 +184,13 @@ class Settings(BaseSettings):
         return Keys(self.stream_prefix)
 
     @property
+    def redis_address(self) -> str:
+        """The Redis URL for people: without user and password, which may stand among its parameters too."""
+        scheme, _, rest = self.redis_url.partition("://")
+        place = re.split(r"[?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+        return f"{scheme}://{place}"
+
+    @property
     def redis_url_given(self) -> bool:
         """Whether somebody chose the Redis URL, so that no broker of our own is to be started."""
         return "redis_url" in self.model_fields_set

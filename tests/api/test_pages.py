@@ -477,11 +477,19 @@ def test_a_broker_that_is_away_is_told_and_nothing_waits_for_it(read, busy):
     assert "redis://127.0.0.1:1/0" in page.text
 
 
-def test_a_password_of_the_broker_is_told_to_nobody(make_settings, own_api):
-    read, ledger = own_api(make_settings("redis://:hidden@127.0.0.1:1/0"))
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://:hidden@127.0.0.1:1/0", "redis://127.0.0.1:1/0"),
+        ("redis://127.0.0.1:1/0?password=hidden", "redis://127.0.0.1:1/0"),
+        ("unix:///nowhere/redis.sock?db=0&password=hidden", "unix:///nowhere/redis.sock"),
+    ],
+)
+def test_a_password_of_the_broker_is_told_to_nobody(make_settings, own_api, url, told):
+    read, ledger = own_api(make_settings(url))
     ledger.fold()
     page = read("/ledger/broker")
-    assert "redis://127.0.0.1:1/0" in page.text
+    assert told in page.text
     assert "hidden" not in page.html
 
 

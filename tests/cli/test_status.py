@@ -228,3 +228,10 @@ def test_views_ahead_of_an_older_store_are_a_problem(settings: Settings, store: 
     assert "projection directory is at position 9, the event store ends at 1: an older one" in " ".join(
         status["problems"]
     )
+
+
+def test_status_tells_no_password_of_the_broker(make_settings, store: SqliteEventStore) -> None:
+    store.close()
+    status = collect(make_settings("redis://127.0.0.1:1/0?password=hidden"))
+    assert status["broker"]["url"] == "redis://127.0.0.1:1/0"
+    assert "hidden" not in str(status)

@@ -73,6 +73,20 @@ def test_what_is_no_duration_is_refused_with_examples(given) -> None:
         load_settings(stream_keep=given, _env_file=None)
 
 
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("rediss://user:s3@cret@host:6380/1", "rediss://host:6380/1"),
+        ("redis://host/0?username=u&password=s3@cret", "redis://host/0"),
+        ("unix://user:s3cret@/run/redis.sock?db=1", "unix:///run/redis.sock"),
+        ("unix:///run/redis.sock?password=s3cret", "unix:///run/redis.sock"),
+    ],
+)
+def test_the_address_of_redis_tells_no_password(url, address) -> None:
+    assert load_settings(redis_url=url, _env_file=None).redis_address == address
+
+
 def test_all_keys_of_a_ledger_share_one_hash_slot() -> None:
     keys = Keys("team")
     assert keys.events == "{team:0}:events"

@@ -95,7 +95,7 @@ def up(insecure: _Insecure = False) -> None:
         supervisor.start()
         try:
             supervisor.watch_in_background()
-            say(f"broker at {settings.redis_url}" + (" (our own)" if embedded else ""))
+            say(f"broker at {settings.redis_address}" + (" (our own)" if embedded else ""))
             while not ended.wait(0.1) and not supervisor.failed:
                 pass
         finally:

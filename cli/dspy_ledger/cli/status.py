@@ -76,7 +76,7 @@ def collect(settings: Settings) -> dict[str, Any]:
 
 def _broker(settings: Settings, store: SqliteEventStore, problems: list[str]) -> dict[str, Any]:
     client: Any = redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
-    broker: dict[str, Any] = {"url": _without_password(settings.redis_url), "up": False}
+    broker: dict[str, Any] = {"url": settings.redis_address, "up": False}
     keys = settings.keys
     checkpoint = store.stream_checkpoint(keys.events)
     reading = Reading.decode(checkpoint.server) if checkpoint else None
@@ -231,8 +231,3 @@ def _registry_position(settings: Settings, ledger_id: str, broker: dict[str, Any
 def count_of(ranges: Sequence[Sequence[int]]) -> int:
     """How many numbers lie in ranges [first, last]."""
     return sum(last - first + 1 for first, last in ranges)
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2]

@@ -20,7 +20,7 @@ _PATIENCE: Final = 1.5  # seconds for all questions together
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """``url`` is without its password; ``problem`` says why nothing else is known.
+    """``url`` is without what may be secret; ``problem`` says why nothing else is known.
 
     ``entries``: how long the stream is. ``registry``: the position that the registry is at. ``memory`` and
     ``most_memory`` are bytes, the second 0 for no limit. ``is_others``: another ledger uses the same prefix.
@@ -39,7 +39,7 @@ class Broker:
 
 async def broker_of(settings: Settings, ledger_id: str | None) -> Broker:
     """What it says now, or why it does not."""
-    url = _without_password(settings.redis_url)
+    url = settings.redis_address
     client: Any = Redis.from_url(
         settings.redis_url,
         socket_timeout=_PATIENCE,
@@ -79,8 +79,3 @@ def _version(info: dict[str, Any]) -> str:
     if "valkey_version" in info:
         return f"Valkey {info['valkey_version']}"
     return f"Redis {info.get('redis_version', 'of an unknown version')}"
-
-
-def _without_password(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    return scheme + separator + rest.rpartition("@")[2]
