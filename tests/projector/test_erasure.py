@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from dspy_ledger.errors import InvalidInput
 from dspy_ledger.keys import Keys
 from dspy_ledger.projector import Directory, Registry, SqlViews, catch_up, decode_entries, erasure, project
+from dspy_ledger.projector.asking import carried_out
+from dspy_ledger.projector.builds import directory_build, drop_abandoned_builds, verify_scratch
+from dspy_ledger.projector.claims import Claim
 from dspy_ledger.projector.erasure import Erasure, Selection, expired_before, find
 from dspy_ledger.projector.lines import change_lines
 from dspy_ledger.projector.projection import SLICE
+from dspy_ledger.projector.replay import replay
 from dspy_ledger.projector.requests import Clerk, Work
+from dspy_ledger.projector.verify import verify
 from dspy_ledger.registry_format import decode_content
-from dspy_ledger.requests import Desk
+from dspy_ledger.requests import Desk, Progress
+from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore, StoredEvent, StreamCheckpoint, sqlite
 from dspy_ledger.timestamps import to_datetime
 from dspy_ledger.wire import decode
@@ -162,7 +172,7 @@ def test_what_was_forgotten_is_in_no_file_registry_or_stream_any_more(tmp_path: 
         answer = forget(store, *views, program="p")
         assert answer == {
             "executions": 2, "evaluations": 2, "versions": 1, "dead_letters": 1,
-            "reclaimed": True, "behind": [],
+            "reclaimed": True, "behind": [], "copies": [],
         }  # fmt: skip
         assert SECRET in (tmp_path / "programs/q/executions/2026-11-22.jsonl").read_text()
         answer = forget(store, *views, program="q")
@@ -187,7 +197,7 @@ def test_a_replay_of_what_is_left_gives_the_same_bytes(tmp_path: Path) -> None:
     assert orjson.loads((tmp_path / "programs/p/1.0.0.json").read_bytes())["state"] is None
 
 
-@settings(deadline=None, max_examples=25)
+@profile(deadline=None, max_examples=25)
 @given(histories(), st.lists(st.integers(1, 9), min_size=1), st.data())
 def test_erasing_anything_at_any_time_leaves_what_a_replay_makes(
     history: list[Fields], sizes: list[int], data: st.DataObject
@@ -366,6 +376,68 @@ def test_a_request_that_was_cut_short_is_finished_when_it_is_begun_again(tmp_pat
     answer = desk.request(asked).answer
     assert (answer["executions"], answer["reclaimed"]) == (500, True)
     assert not any(e.body for e in store.read_all())
+
+
+class Killed(Exception):
+    """A process ended here."""
+
+
+def kill_at(what: str) -> Callable[[Progress], None]:
+    def tell(at: Progress) -> None:
+        if at.what == what:
+            raise Killed
+
+    return tell
+
+
+def leave(settings: Settings, monkeypatch: pytest.MonkeyPatch, kind: str) -> Path:
+    """The folder that a killed replay of the directory, or verify, leaves; it removes nothing at its end."""
+    act, what = {
+        "directory": (partial(replay, settings, "directory"), "folding directory"),
+        "verify": (partial(verify, settings), "comparing rows"),
+    }[kind]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            act(tell=kill_at(what))
+    return verify_scratch(settings.data_dir) if kind == "verify" else directory_build(settings.data_dir)
+
+
+@pytest.mark.parametrize("kind", ["directory", "verify"])
+def test_what_a_killed_replay_or_verify_left_is_forgotten_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """They fold bodies into the data dir; it was said to be erased, and a copy lay there for good."""
+    ledger(settings.data_dir, story())
+    left = leave(settings, monkeypatch, kind)
+    assert holding(left, SECRET)
+    answer = carried_out(settings, "forget", {"program": "p"}, "a test")
+    assert answer["copies"] == []
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("kind", ["directory", "verify"])
+def test_copies_of_who_is_at_it_still_are_told_and_left_alone(settings: Settings, kind: str) -> None:
+    ledger(settings.data_dir, story())
+    folder = {"directory": directory_build, "verify": verify_scratch}[kind](settings.data_dir)
+    folder.mkdir()
+    kept(Claim(settings.data_dir, kind))
+    assert carried_out(settings, "forget", {"program": "p"}, "a test")["copies"] == [folder.name]
+    assert folder.exists()
+
+
+def test_the_projector_removes_what_a_killed_verify_left_and_what_nobody_goes_on_with(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was killed while it removed a build left it without a note: it stayed for ever."""
+    ledger(settings.data_dir, story())
+    scratch, build = (leave(settings, monkeypatch, kind) for kind in ("verify", "directory"))
+    drop_abandoned_builds(settings.data_dir)
+    assert not scratch.exists()
+    assert build.exists(), "a replay may go on with it"
+    os.truncate(settings.data_dir / "directory.build", 0)
+    drop_abandoned_builds(settings.data_dir)
+    assert not build.exists()
 
 
 # --- retention ---

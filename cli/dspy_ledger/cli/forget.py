@@ -99,6 +99,9 @@ def forget_bodies(
     say(f"erased: {_listed(answer)}")
     if not answer["reclaimed"]:
         say("a reader holds the freed space; it is given back, and overwritten, once the reader is done")
+    if answer["copies"]:
+        folders = " and ".join(str(settings.data_dir / name) for name in answer["copies"])
+        say(f"a verify or replay holds copies in {folders}; they go when it ends")
     if answer["behind"]:
         raise LedgerError(
             f"not erased yet in: {', '.join(answer['behind'])}; start Redis and the projector, which does it;"

@@ -6,12 +6,13 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dspy_ledger.database import told_of_disk
 from dspy_ledger.errors import StoreError
-from dspy_ledger.projector.claims import Claim, drop_abandoned
+from dspy_ledger.projector.claims import Claim, claimed, drop_abandoned
 from dspy_ledger.projector.directory import Directory
 from dspy_ledger.projector.projection import Projection, catch_up
 from dspy_ledger.projector.view import StaleView, View, remove_view, sync_view
@@ -27,6 +28,8 @@ __all__ = [
     "directory_build",
     "disk_told",
     "drop_abandoned_builds",
+    "drop_copies",
+    "verify_scratch",
 ]
 
 BATCH = 5000
@@ -111,11 +114,31 @@ def directory_build(data_dir: Path) -> Path:
     return data_dir / "directory-build"
 
 
+def verify_scratch(data_dir: Path) -> Path:
+    """What a verify folds anew, as long as it runs."""
+    return data_dir / "verify-scratch"
+
+
 def drop_abandoned_builds(data_dir: Path) -> bool:
-    """Remove builds that nobody went on with for a day; a chore, which never has more to do."""
-    drop_abandoned(data_dir, "sql", lambda note: _remove_noted(data_dir, note))
-    drop_abandoned(data_dir, "directory", lambda _: shutil.rmtree(directory_build(data_dir)))
+    """Remove what nobody builds any more, nor went on with for a day; a chore, which never has more to do."""
+    if claimed(data_dir, "sql"):
+        drop_abandoned(data_dir, "sql", lambda note: _remove_noted(data_dir, note))
+    drop_copies(data_dir)
     return False
+
+
+def drop_copies(data_dir: Path, *, at_once: bool = False) -> list[str]:
+    """Remove builds that hold copies of bodies; the names of those that stay, as somebody is at them.
+
+    Args:
+        data_dir: the ledger's data dir.
+        at_once: also those that a replay could go on with. Not while the writer puts one in force.
+    """
+    folders = {"directory": directory_build(data_dir), "verify": verify_scratch(data_dir)}
+    for kind, folder in folders.items():
+        if folder.exists():
+            drop_abandoned(data_dir, kind, partial(_remove_folder, folder), at_once=at_once)
+    return [folder.name for folder in folders.values() if folder.exists()]
 
 
 def _begun_view(data_dir: Path, store: EventStore, claim: Claim) -> View | None:
@@ -126,6 +149,10 @@ def _begun_view(data_dir: Path, store: EventStore, claim: Claim) -> View | None:
         return View.open(data_dir / name, store)
     except StaleView:
         return None
+
+
+def _remove_folder(folder: Path, _: dict[str, Any]) -> None:
+    shutil.rmtree(folder)
 
 
 def _remove_noted(data_dir: Path, note: dict[str, Any]) -> None:

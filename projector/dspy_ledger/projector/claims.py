@@ -6,6 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,27 +78,31 @@ def drop_abandoned(
     kind: str,
     remove: Callable[[dict[str, Any]], None],
     *,
+    at_once: bool = False,
     now: Callable[[], float] = time.time,
 ) -> None:
-    """Remove a build that was noted a day ago, when nobody is at it any more.
+    """Remove a build that nobody is at, unless it was noted within a day and may be gone on with.
+
+    What can't be removed now stays for another time.
 
     Args:
         data_dir: the ledger's data dir.
         kind: as for :class:`Claim`.
         remove: removes what the note names.
+        at_once: remove it also when it may be gone on with.
         now: seconds since 1970.
     """
     try:
-        stat = _path(data_dir, kind).stat()
-        if stat.st_size == 0 or now() - stat.st_mtime < _KEPT:
+        if not at_once and noted(data_dir, kind) and now() - _path(data_dir, kind).stat().st_mtime < _KEPT:
             return
         claim = Claim(data_dir, kind)
-    except (FileNotFoundError, StartupError):
+    except (OSError, StartupError):
         return
     try:
         note = claimed(data_dir, kind)
-        claim.write()
-        remove(note)
+        claim.write()  # what is removed in part is nothing to go on with
+        with suppress(OSError):
+            remove(note)
     finally:
         claim.close()
 

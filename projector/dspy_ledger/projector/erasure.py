@@ -173,6 +173,7 @@ class Erasure:
     Args:
         store: the ledger; this is its one writer.
         projections: the views to take the bodies out of before a request is answered.
+        drop_copies: removes other copies of bodies, of views that are built; the names of those that stay.
         retention_days: how long bodies of executions and evaluations are kept; None for ever.
         now: the time of day (canonical text).
         clock: seconds, monotonic.
@@ -183,12 +184,14 @@ class Erasure:
         store: EventStore,
         projections: Sequence[Projection] = (),
         *,
+        drop_copies: Callable[[], list[str]] = list,
         retention_days: int | None = None,
         now: Callable[[], str] = utc_now,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._projections = projections
+        self._drop_copies = drop_copies
         self._days = retention_days
         self._now = now
         self._clock = clock
@@ -201,7 +204,7 @@ class Erasure:
 
         Returns (the answer): how many ``executions``, ``evaluations``, ``versions`` and ``dead_letters`` lost
         their bodies; ``reclaimed``, whether the freed space is given back; ``behind``, the views that could
-        not follow yet.
+        not follow yet; ``copies``, folders in the data dir that hold copies until who is at them ends.
         """
         selection = Selection(**arguments)
         reason = "asked for: " + ", ".join(selection.given)  # no id: this stays in the ledger
@@ -226,11 +229,12 @@ class Erasure:
         behind: list[str] = []
         for projection in self._projections:
             behind += yield from self._follow(projection, upto)
+        copies = self._drop_copies()
         deadline = self._clock() + _RECLAIM
         while self._unreclaimed and self._clock() < deadline:
             self._unreclaimed = not self._store.reclaim()
             yield Progress(1, 1, "giving space back")
-        return {**tally.counts, "reclaimed": not self._unreclaimed, "behind": behind}
+        return {**tally.counts, "reclaimed": not self._unreclaimed, "behind": behind, "copies": copies}
 
     def __call__(self) -> bool:
         """A slice of what is due; whether it wants to be called again at once."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from dspy_ledger.errors import StartupError
+from dspy_ledger.projector.builds import drop_copies
 from dspy_ledger.projector.directory import Directory
 from dspy_ledger.projector.erasure import Erasure
 from dspy_ledger.projector.lease import WriterLease
@@ -71,5 +73,10 @@ def open_office(settings: Settings, *, quiet: bool = False) -> Iterator[Office]:
                 " DSPY_LEDGER_PROGRAMS_DIR and DSPY_LEDGER_DATA_DIR"
             ) from None
         registry = Registry(client, settings.keys, store)
-        erasure = Erasure(store, [views, directory, registry], retention_days=settings.retention_days)
+        erasure = Erasure(
+            store,
+            [views, directory, registry],
+            drop_copies=partial(drop_copies, settings.data_dir, at_once=True),
+            retention_days=settings.retention_days,
+        )
         yield Office(settings, store, client, views, directory, registry, erasure)

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-from dspy_ledger.projector.builds import BATCH, ReadingStore, Tell, disk_told
+from dspy_ledger.projector.builds import BATCH, ReadingStore, Tell, disk_told, verify_scratch
 from dspy_ledger.projector.claims import Claim
 from dspy_ledger.projector.parking import blanked, fold_or_fail
 from dspy_ledger.projector.projection import Projection
@@ -44,7 +44,7 @@ def verify(settings: Settings, tell: Tell = lambda _: None) -> Report:
         disk_told(data_dir),
         closing(ReadingStore(settings.store_path)) as store,
         closing(Claim(data_dir, "verify")),
-        _emptied(data_dir / "verify-scratch") as scratch,
+        _emptied(verify_scratch(data_dir)) as scratch,
     ):
         report = Report(store.ledger_id)
         end = store.last_position()
