@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs, quote, urlsplit
 
+import orjson
 import pytest
 
 from documents import Document, reader
@@ -103,6 +104,24 @@ def test_a_metric_may_be_better_when_lower_and_versions_be_weighed_on_one_model(
     assert "mini 1.0.0 0.5" in page.text
     assert "Quality against cost and latency on mini" in page.text
     assert page.all("option", value="lower")[0].keys() == {"value", "selected"}
+
+
+def test_the_dots_of_trends_name_the_lines_that_the_charts_draw(ledger, read):
+    """Executions without a version took a colour in the table, and none in the charts."""
+    register(ledger, "1.0.0", "c1:0")
+    register(ledger, "1.1.0", "c1:1")
+    for number, digest in enumerate(["c1:unknown"] * 3 + ["c1:0"] * 2 + ["c1:1"]):
+        ledger.execute(f"x{number}", "qa", content_hash=digest)
+    ledger.fold()
+    page = read("/programs/qa")
+    dots = [
+        attrs["class"]
+        for tag, attrs in page.elements
+        if tag == "span" and "dot" in (attrs.get("class") or "")
+    ]
+    assert dots == ["dot", "dot series-1", "dot series-2"]
+    drawn = page.html.split('id="trend-data">')[1].split("</script>")[0]
+    assert orjson.loads(drawn)["lines"] == ["1.0.0", "1.1.0"]
 
 
 def test_the_picture_of_versions_has_a_dot_and_a_row_for_each(qa, read):

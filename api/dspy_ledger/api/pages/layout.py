@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -65,14 +65,14 @@ class Page:
     def to(self, *parts: object, **params: object) -> str:
         """The address of another page, of the same moment: path segments, then parameters unless None."""
         path = "/" + "/".join(quote(str(part), safe="") for part in parts)
-        return _address(path, {"as_of": self.moment, **params})
+        return _address(path, {"as_of": self.moment, **params}.items())
 
     def here(self, **changed: object) -> str:
-        """This page's address with parameters changed (None: left out), on its first page."""
-        return _address(self.path, {**dict(self.params), "cursor": None, **changed})
+        """This page's address, on its first page, with parameters changed: lists repeated, None left out."""
+        return _address(self.path, [*self.others(*changed), *changed.items()])
 
     def others(self, *left_out: str) -> list[tuple[str, str]]:
-        """The parameters that a form on this page sends along."""
+        """The parameters that stay when these change: a form on this page sends them along."""
         return [(name, value) for name, value in self.params if name not in (*left_out, "cursor")]
 
 
@@ -145,7 +145,7 @@ def decoded(answer: Any) -> Any:
 
 def _page(request: Request, **more: Any) -> Page:
     return Page(
-        path=quote(request.scope["path"]),
+        path="/" + quote(request.scope["path"].lstrip("/")),  # two would begin a host
         params=_params(request),
         signed_in=getattr(request.state, "signed_in", False),
         may_act=getattr(request.state, "may_act", False),
@@ -158,9 +158,9 @@ def _params(request: Request) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in parse_qsl(text) if value)
 
 
-def _address(path: str, params: Mapping[str, object]) -> str:
-    given = {name: str(value) for name, value in params.items() if value is not None}
-    return f"{path}?{urlencode(given, quote_via=quote)}" if given else path
+def _address(path: str, params: Iterable[tuple[str, object]]) -> str:
+    given = [(name, value) for name, value in params if value is not None and value != []]
+    return f"{path}?{urlencode(given, doseq=True, quote_via=quote)}" if given else path
 
 
 def _render(template: str, page: Page, content: Mapping[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -12,19 +12,18 @@ from fastapi.responses import HTMLResponse
 from dspy_ledger.api.pages.bars import bars, outlines
 from dspy_ledger.api.pages.health import health_of
 from dspy_ledger.api.pages.layout import decoded, read_form, show
-from dspy_ledger.api.parameters import BadParameters, Bucket, ProgramQuery, StatsQuery
+from dspy_ledger.api.pages.windows import WINDOWS
+from dspy_ledger.api.parameters import BUCKETS, BadParameters, Bucket, ProgramQuery, StatsQuery
 from dspy_ledger.api.queries.programs import page_of_programs
 from dspy_ledger.api.queries.stats import stats
 from dspy_ledger.api.reading import Question, ask
-from dspy_ledger.timestamps import canonical_time, to_datetime, utc_now
+from dspy_ledger.timestamps import to_datetime, utc_now
 
 __all__ = ["router"]
 
 router = APIRouter(include_in_schema=False)
 
 _PROGRAMS: Final = 50
-_SINCE: Final = {"24h": timedelta(hours=23), "7d": timedelta(days=6), "30d": timedelta(days=29)}
-"""How long before now a window's first bucket lies."""
 
 
 class OverviewQuery(ProgramQuery):
@@ -68,28 +67,33 @@ async def overview(request: Request) -> HTMLResponse:
 
 def _window(name: str | None, programs: list[dict[str, Any]]) -> _Window:
     """The window of that name; by default the last day while no program is older, else the last week."""
-    now = to_datetime(utc_now())
-    first = min((to_datetime(program["created_at"]) for program in programs), default=now)
-    days = (now - first).days
+    now = utc_now()
+    first = min((program["created_at"] for program in programs), default=now)
+    days = (to_datetime(now) - to_datetime(first)).days
     name = name or ("7d" if days else "24h")
-    since = canonical_time((now - _SINCE[name]).isoformat()) if name in _SINCE else None
-    match name:
-        case "24h":
-            return _Window(name, since, "hour", "hour")
-        case "7d":
-            return _Window(name, since, "hour", "day")
-        case "30d":
-            return _Window(name, since, "day", "day")
+    if name in WINDOWS:
+        window = WINDOWS[name]
+        return _Window(name, window.since(now), "hour" if name == "7d" else window.bucket, window.bucket)
     bucket: Bucket = "day" if days <= 60 else "week" if days <= 400 else "month"
     coarse: Bucket = "day" if days <= 30 else "week" if days <= 200 else "month"
-    return _Window(name, since, bucket, coarse)
+    return _Window(name, None, bucket, coarse)
 
 
 def _everything(question: Question, window: _Window) -> dict[str, Any]:
-    """Totals of all programs, their ``bars`` and the ``outlines`` of these."""
-    told = stats(question, StatsQuery(since=window.since, until=utc_now(), bucket=window.bucket))
+    """Totals of all programs, their ``bars`` by the ``bucket`` and the ``outlines`` of these.
+
+    The buckets are wider where there would be too many (one execution may say that it is of 1970), and there
+    are no bars where even months are.
+    """
+    asked = StatsQuery(since=window.since, until=utc_now())
+    for bucket in BUCKETS[BUCKETS.index(window.bucket) :]:
+        with suppress(BadParameters):
+            told = stats(question, asked.model_copy(update={"bucket": bucket}))
+            break
+    else:
+        told = stats(question, asked)
     drawn = bars(told["buckets"])
-    return {**told["totals"], "bars": drawn, "outlines": outlines(drawn)}
+    return {**told["totals"], "bucket": told["bucket"], "bars": drawn, "outlines": outlines(drawn)}
 
 
 def _with_statistics(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Request
@@ -24,6 +23,7 @@ from dspy_ledger.api.pages.matrix_view import (
 from dspy_ledger.api.pages.recorded import all_versions
 from dspy_ledger.api.pages.tree_layout import lay_out
 from dspy_ledger.api.pages.tree_picture import draw
+from dspy_ledger.api.pages.windows import WINDOWS
 from dspy_ledger.api.parameters import ExecutionQuery, Given, MatrixQuery, StatsQuery
 from dspy_ledger.api.queries.executions import page_of_executions
 from dspy_ledger.api.queries.matrix import matrix
@@ -32,7 +32,7 @@ from dspy_ledger.api.queries.stats import stats
 from dspy_ledger.api.queries.versions import tree_programs, tree_versions
 from dspy_ledger.api.reading import Question, ask
 from dspy_ledger.lineage import program_tree, programs_below
-from dspy_ledger.timestamps import to_datetime, utc_now
+from dspy_ledger.timestamps import utc_now
 
 __all__ = ["router"]
 
@@ -43,14 +43,6 @@ _SHOWN: Final = 40
 _LINES: Final = 6
 """Lines in a chart of trends: those with the most executions."""
 _LATEST: Final = 10
-
-WINDOWS: Final = {
-    "24h": ("24 hours", timedelta(hours=24), "hour"),
-    "7d": ("7 days", timedelta(days=7), "day"),
-    "30d": ("30 days", timedelta(days=30), "day"),
-    "90d": ("90 days", timedelta(days=90), "day"),
-}
-"""By the word in the URL: what it is called, how long it is, and the bucket that a chart of it has."""
 
 
 class ProgramPageQuery(MatrixQuery):
@@ -179,19 +171,17 @@ def _trends(question: Question, program_id: str, query: ProgramPageQuery) -> dic
     """The window's totals by version or model, most executions first; None of the past, which has none."""
     if question.as_of is not None:
         return None
-    name, length, bucket = WINDOWS[query.window]
-    now = utc_now()
-    since = (to_datetime(now) - length).strftime("%Y-%m-%d" if bucket == "day" else "%Y-%m-%dT%H:00Z")
+    window, now = WINDOWS[query.window], utc_now()
+    since = window.since(now)
     asked = StatsQuery(program_id=program_id, since=since, until=now, group_by=query.by)
     told = stats(question, asked)
     groups = sorted(told["groups"], key=lambda group: -group["totals"]["executions"])
     by = "version" if query.by == "version" else "model_id"
-    lines = [group["group"][by] for group in groups[:_LINES] if group["group"][by] is not None]
+    named = [group["group"][by] for group in groups if group["group"][by] is not None]
     return {
-        "name": name,
+        "name": window.name,
         "groups": groups,
-        "lines": _LINES,
-        "asked": {"program_id": program_id, "since": since, "until": now, "bucket": bucket},
+        "asked": {"program_id": program_id, "since": since, "until": now, "bucket": window.bucket},
         "by": by,
-        "drawn": lines,
+        "drawn": named[:_LINES],
     }
