@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from documents import Document, reader
+from dspy_ledger.timestamps import utc_now
 
 EVIL = "<script>alert(1)</script> " + "W" * 300 + " שלום \u202eevil"
 FIELDS = [
@@ -111,7 +112,7 @@ def test_the_dots_of_trends_name_the_lines_that_the_charts_draw(ledger, read):
     register(ledger, "1.0.0", "c1:0")
     register(ledger, "1.1.0", "c1:1")
     for number, digest in enumerate(["c1:unknown"] * 3 + ["c1:0"] * 2 + ["c1:1"]):
-        ledger.execute(f"x{number}", "qa", content_hash=digest)
+        ledger.execute(f"x{number}", "qa", content_hash=digest, time=utc_now())
     ledger.fold()
     page = read("/programs/qa")
     dots = [
@@ -294,6 +295,30 @@ def test_two_versions_are_compared_in_words_lines_and_numbers(qa, read):
     assert "/programs/qa/compare?from=1.1.0&to=1.0.0" in page.links, "the other way round"
     chosen = [attrs["value"] for attrs in page.all("option") if "selected" in attrs]
     assert chosen == ["1.0.0", "1.1.0"]
+
+
+def test_what_was_nothing_and_is_something_counts_as_a_rise(ledger, read):
+    """From no errors to some, and from free to paid, read as if nothing were known of the first."""
+    register(ledger, "1.0.0", "c1:0")
+    register(ledger, "1.1.0", "c1:1")
+    for number, (digest, status, cost) in enumerate(
+        [("c1:0", "ok", 0), ("c1:1", "ok", 0.01), ("c1:1", "error", 0.01)]
+    ):
+        ledger.execute(
+            f"x{number}",
+            "qa",
+            content_hash=digest,
+            model_id="mini",
+            status=status,
+            cost_usd=cost,
+            latency_ms=9,
+        )
+    ledger.fold()
+    page = read("/programs/qa/compare", **{"from": "1.0.0", "to": "1.1.0"})
+    assert "mini 1 2 0 % 50 % from 0 9 ms 9 ms same $0 $0.010 from 0" in page.text
+    assert len(page.all("span", **{"class": "bad-text"})) == 2
+    same = read("/programs/qa/compare", **{"from": "1.0.0", "to": "1.0.0"})
+    assert "mini 1 1 0 % 0 % same 9 ms 9 ms same $0 $0 same" in same.text
 
 
 def test_without_a_choice_the_latest_version_is_compared_with_where_it_came_from(qa, read):
