@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 import sqlite3
@@ -355,6 +356,35 @@ def test_a_histogram_that_is_damaged_has_the_view_built_anew_and_parks_nothing(
     assert "it is built anew" in caplog.text
     assert store.parked() == []
     assert rows(tmp_path, "SELECT DISTINCT executions FROM hours") == [(2,)]
+
+
+def test_a_damaged_view_is_built_anew_once_there_is_room_and_parks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was closed before the new one could be made: every event was then found to break it, and parked."""
+    store = ledger(tmp_path)
+    views = kept(SqlViews(tmp_path, store))
+    project(store, [views], append(store, [execution("a", 1)]))
+    with sqlite3.connect(tmp_path / "views-1.db") as db:
+        db.execute("UPDATE hours SET latencies = x'0700'")
+    db.close()
+    batch = append(store, [execution("b", 2), execution("c", 3)])
+
+    def full(path: Path, **_: object) -> sqlite3.Connection:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dspy_ledger.projector.view.create_view", full)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                project(store, [views], batch)
+    assert [path.name for path in tmp_path.glob("views-*.db")] == ["views-1.db"]
+    with pytest.raises(sqlite3.DatabaseError):
+        project(store, [views], batch)
+    project(store, [views], batch)
+    assert store.parked() == []
+    assert rows(tmp_path, "SELECT DISTINCT executions FROM hours") == [(3,)]
 
 
 def test_a_rebuilt_view_has_the_same_indexes_as_a_live_one(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dspy_ledger.errors import StoreError
@@ -49,7 +50,12 @@ class SqlViews:
         try:
             self._old = _pointed(data_dir)
             self._view = self._reopen() or self._begin()
-            self._remove_strays()
+            try:
+                self._settle()
+                self._remove_strays()
+            except BaseException:
+                self._view.close()
+                raise
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"can't make a view in {data_dir}: {error}") from None
 
@@ -57,8 +63,7 @@ class SqlViews:
         """Everything up to here is in the view; a file that somebody removed is begun anew."""
         if not self._view.path.exists():
             _log.warning("view %s is gone; it is built anew", self._view.path.name)
-            self._view.close()
-            self._view = self._begin()
+            self._begin_anew()
         elif self._target is None and not (self._data_dir / POINTER).exists():
             point_to(self._view.path)
         self._settle()  # here too, because it may have failed after the last batch was committed
@@ -71,8 +76,7 @@ class SqlViews:
         except sqlite3.DatabaseError as error:
             if is_damaged(error):
                 _log.error("view %s is damaged (%s); it is built anew", self._view.path.name, error)
-                self._view.close()
-                self._view = self._begin()
+                self._begin_anew()
             raise
         self._settle()
 
@@ -130,15 +134,20 @@ class SqlViews:
         return self._data_dir / name if isinstance(name, str) else None
 
     def _begin(self) -> View:
-        self._target = self._store.last_position()
-        view = View.create(next_view(self._data_dir), self._store)
-        self._view = view
+        path, target = next_view(self._data_dir), self._store.last_position()
         try:
-            self._settle()
-        except BaseException:
-            view.close()
+            view = View.create(path, self._store)
+        except Exception:
+            with suppress(OSError):
+                remove_view(path)  # on a full disk, each attempt would leave one
             raise
+        self._target = target
         return view
+
+    def _begin_anew(self) -> None:
+        """Begin another view; where that fails the one at hand stays open, and fails as it did."""
+        old, self._view = self._view, self._begin()
+        old.close()
 
     def _settle(self) -> None:
         """Put a view that is being built in force once it has reached its target; may be called again."""
