@@ -92,6 +92,19 @@ def test_a_view_of_few_types_misses_none_of_them_when_they_are_too_large_to_be_r
     assert (view.folded, view.at) == ([f"r{n}" for n in range(1, 8)], 8)
 
 
+def test_a_view_of_a_rare_type_goes_through_so_many_events_at_once_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry that was emptied went through the whole store in one slice, and everything waited for it."""
+    monkeypatch.setattr(projection, "_GONE_THROUGH", 10)
+    rare = registration("r", 25)
+    store = ledger(tmp_path, [rare if n == 25 else execution(f"e{n}", n) for n in range(1, 36)])
+    view, reached = _Registrations(), []
+    while projection.advance(store, view, seconds=0):
+        reached.append(view.at)
+    assert (reached, view.at, view.folded) == ([10, 20, 30], 35, ["r"])
+
+
 class _Registrations:
     """A view that notes which registrations it folded."""
 
