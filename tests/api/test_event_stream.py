@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx
@@ -18,7 +21,9 @@ from hypothesis import strategies as st
 from api.conftest import Ledger
 from api.test_errors import check_problem
 from api.test_server import running
+from dspy_ledger.projector import SqlViews
 from dspy_ledger.settings import load_settings
+from dspy_ledger.store import SqliteEventStore
 
 STREAM = "/v1/events/stream"
 
@@ -282,6 +287,86 @@ def test_positions_of_another_ledger_end_the_stream(ledger, api_settings, reques
         assert [block.comment for block in stream] == ["this ends here; go on after 1"]
 
 
+@contextmanager
+def moved_away(path: Path) -> Iterator[None]:
+    """The store is not where it was; who has it open writes on."""
+    aside = path.with_name("aside.db")
+    path.rename(aside)
+    try:
+        yield
+    finally:
+        aside.rename(path)
+
+
+def test_while_only_the_store_cannot_be_read_others_are_answered_and_nothing_is_missed(ledger, api_settings):
+    """A reader behind the view asked store and view in turn, for ever, and nobody else was answered."""
+    ledger.fold()
+    quick = "from dspy_ledger.api import streaming; streaming._HEARTBEAT = 0.3; streaming._IN_NEED = 0.1"
+    with running(api_settings.data_dir, quick) as (_, url), following(url) as stream:
+        next(stream)
+        with moved_away(api_settings.store_path):
+            ledger.execute("x")
+            ledger.fold()
+            for _ in range(2):
+                assert next(stream).comment == "the ledger is at 0"
+            assert httpx.get(f"{url}/v1/programs/executions").status_code == 200
+            assert httpx.get(f"{url}/v1/events").status_code == 503
+        assert events(stream, 1) == [1]
+
+
+def test_a_signal_ends_the_server_also_while_only_the_store_cannot_be_read(ledger, api_settings):
+    ledger.fold()
+    quick = "from dspy_ledger.api import streaming; streaming._HEARTBEAT = 0.3"
+    with running(api_settings.data_dir, quick) as (process, url), following(url) as stream:
+        next(stream)
+        with moved_away(api_settings.store_path):
+            ledger.execute("x")
+            ledger.fold()
+            next(stream)
+            process.send_signal(signal.SIGTERM)
+            *_, last = stream
+            assert last.comment == "this ends here; go on after 0"
+            assert process.wait(15) == 0
+
+
+def restore(ledger: Ledger, backup: Path) -> None:
+    """Put an older copy of the ledger in its place, and build the view anew from it."""
+    ledger.close()
+    for part in ledger.settings.data_dir.glob("ledger.db*"):
+        part.unlink()
+    backup.rename(ledger.settings.store_path)
+    ledger.store = SqliteEventStore(ledger.settings.store_path)
+    ledger.views = SqlViews(ledger.settings.data_dir, ledger.store)
+    ledger.fold()
+
+
+def test_who_is_ahead_of_a_ledger_that_was_restored_is_told_where_it_ends(
+    ledger, api, api_settings, tmp_path
+):
+    """They waited for the position that they were at, and never got what was stored until then."""
+    backup = tmp_path / "backup.db"
+    ledger.execute("x")
+    with closing(sqlite3.connect(backup)) as copy:
+        ledger.store._db.backup(copy)
+    ledger.execute("y")
+    ledger.fold()
+    cursor = api.get("/v1/events", limit=1).json()["next_cursor"]
+    quick = "from dspy_ledger.api import streaming; streaming._HEARTBEAT = 0.3"
+    with running(api_settings.data_dir, quick) as (_, url), following(url) as stream:
+        assert next(stream).id == 2
+        restore(ledger, backup)
+        assert list(islice(stream, 50))[-1].comment == "this ends here; go on after 2"
+        for path, name, given in (
+            ("/v1/events", "after", {"params": {"after": 2}}),
+            (STREAM, "after", {"params": {"after": 2}}),
+            (STREAM, "Last-Event-ID", {"headers": {"Last-Event-ID": "2"}}),
+        ):
+            told = check_problem(httpx.get(url + path, **given), 400, path)["errors"]
+            assert told == [{"parameter": name, "detail": "the ledger ends at 1; give a position up to it"}]
+        assert httpx.get(f"{url}/v1/events", params={"limit": 1, "cursor": cursor}).status_code == 200
+        assert httpx.get(f"{url}/v1/events", params={"after": 1}).json()["last_position"] == 1
+
+
 @pytest.mark.parametrize("given", ["x", "-1", "9" * 19, "1.5"])
 def test_an_id_that_no_event_has_is_refused(ledger, api, given):
     ledger.fold()
@@ -295,7 +380,6 @@ def test_without_a_ledger_it_says_so(api):
 
 def test_readers_at_one_place_with_the_same_filters_share_what_is_read(ledger, api, monkeypatch):
     from dspy_ledger.api.queries.events import EventFilter
-    from dspy_ledger.store import SqliteEventStore
 
     for number in range(5):
         ledger.execute(f"x{number}")
@@ -316,3 +400,15 @@ def test_readers_at_one_place_with_the_same_filters_share_what_is_read(ledger, a
     reads.clear()
     frames, last, position = streams.read(EventFilter(), 5, ledger_id)
     assert (frames.count(b"\nevent"), last, position, reads) == (1, 6, 6, [5])
+
+
+def test_what_is_kept_for_other_readers_is_bounded_in_bytes_too(ledger, api):
+    from dspy_ledger.api.queries.events import EventFilter
+
+    for number in range(3):
+        ledger.execute(f"x{number}", body={"inputs": {"text": "x" * 600_000}})
+    ledger.fold()
+    streams, ledger_id = api.app.state.streams, ledger.store.ledger_id
+    few, many = (streams.read(EventFilter(bodies=True), after, ledger_id)[0] for after in (2, 1))
+    assert len(many) > 1 << 20
+    assert list(streams._read.values()) == [(few, 3)]

@@ -57,6 +57,16 @@ class Following:
         finally:
             del self._waiting[future]
 
+    async def rest(self, seconds: float = 0) -> None:
+        """Let others have their turn.
+
+        Raises:
+            Ended: :meth:`end` was called.
+        """
+        await asyncio.sleep(seconds)
+        if self._ended:
+            raise Ended
+
     def end(self) -> None:
         """Have all who wait, and who will, be told that the server ends."""
         self._ended = True

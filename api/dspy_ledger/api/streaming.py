@@ -18,6 +18,7 @@ from dspy_ledger.api.queries.events import EventFilter, Slice, short_type, slice
 from dspy_ledger.api.reading import Sources, TookTooLong
 from dspy_ledger.api.responses import dump
 from dspy_ledger.errors import LedgerError, StoreError
+from dspy_ledger.store import SqliteEventStore
 
 __all__ = ["EventStream", "Streams", "TooManyStreams"]
 
@@ -26,6 +27,7 @@ _HEARTBEAT = 15.0
 _IN_NEED = 1.0
 
 _AT_ONCE, _AT_ONCE_WITH_BODIES = 100, 10  # events in one write
+_MOST_KEPT = 1 << 20  # bytes that are read once for all; what is larger, each reader reads
 _RETRY = 1000  # milliseconds after which a browser connects again
 
 _HEADERS = {
@@ -68,10 +70,12 @@ class Streams:
 
         Raises:
             StoreError, TookTooLong: they can't be read now.
-            Ended: view and store are another ledger's than before.
+            Ended: view and store are another ledger's than before, or an older copy of it.
         """
         with self._sources.question() as question:
             if None not in (ledger_id, question.ledger_id) and question.ledger_id != ledger_id:
+                raise Ended
+            if after > question.position and after > self._sources.ask_store(SqliteEventStore.last_position):
                 raise Ended
             if question.position != self._position or len(self._read) > self._most:
                 self._position = question.position
@@ -81,7 +85,8 @@ class Streams:
                 limit = _AT_ONCE_WITH_BODIES if query.bodies else _AT_ONCE
                 found = slice_of(question, self._sources, query, after, limit, question.position)
                 known = _frames(found), found.last
-                if found.last == question.position:  # those who are far behind are each elsewhere
+                # Those who are far behind are each elsewhere.
+                if found.last == question.position and len(known[0]) <= _MOST_KEPT:
                     self._read[query, after] = known
             return *known, question.position
 
@@ -133,27 +138,29 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b""})
 
     async def _step(self, send: Send) -> None:
-        """Send what there is, or wait for more."""
-        try:
-            frames, self._at, position = self._streams.read(self._query, self._at, self._ledger_id)
-        except (StoreError, TookTooLong):  # a swap or a restart
-            frames, position = b"", -1
-        if frames:
-            await send(_chunk(frames))
-        if self._at < position:
-            await asyncio.sleep(0)  # a long way to go: others have their turn
-            return
+        """Send what there is or comes, or after a while that nothing has."""
         try:
             async with asyncio.timeout(_HEARTBEAT):
-                while True:
-                    try:
-                        await self._streams.following.reach(self._at + 1)
-                        return
-                    except StoreError:
-                        await asyncio.sleep(_IN_NEED)
+                frames = await self._next()
         except TimeoutError:
             # The id is for those whose filters let nothing through: they need not be told all that again.
-            await send(_chunk(f": the ledger is at {self._at}\nid: {self._at}\n\n".encode()))
+            frames = f": the ledger is at {self._at}\nid: {self._at}\n\n".encode()
+        await send(_chunk(frames))
+        await self._streams.following.rest()  # a long way to go: others have their turn
+
+    async def _next(self) -> bytes:
+        """The next events, waited for. Each way round lets others have their turn, whatever can't be read."""
+        while True:
+            try:
+                frames, self._at, position = self._streams.read(self._query, self._at, self._ledger_id)
+                if frames:
+                    return frames
+                if self._at < position:
+                    await self._streams.following.rest()
+                else:
+                    await self._streams.following.reach(self._at + 1)
+            except (StoreError, TookTooLong):  # a swap, a restart, or a store that is not there
+                await self._streams.following.rest(_IN_NEED)
 
 
 def _frames(found: Slice) -> bytes:

@@ -14,15 +14,24 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from dspy_ledger.api.cursors import decode_cursor, encode_cursor
-from dspy_ledger.api.parameters import Given, Moment
+from dspy_ledger.api.parameters import BadParameters, Given, Moment
 from dspy_ledger.api.queries.paging import Item
 from dspy_ledger.api.reading import Question, Sources
 from dspy_ledger.errors import known_list
 from dspy_ledger.events import EVENT_TYPES
-from dspy_ledger.store import MOST_READ, StoredEvent
+from dspy_ledger.store import MOST_READ, SqliteEventStore, StoredEvent
 from dspy_ledger.timestamps import canonical_time, to_datetime
 
-__all__ = ["EventFilter", "EventQuery", "Slice", "first_position", "page_of_events", "short_type", "slice_of"]
+__all__ = [
+    "EventFilter",
+    "EventQuery",
+    "Slice",
+    "first_position",
+    "page_of_events",
+    "require_reached",
+    "short_type",
+    "slice_of",
+]
 
 _SCANNED = 20_000
 """Positions that are gone through at once for events of one type or program: some 30 ms."""
@@ -91,11 +100,31 @@ def short_type(event: StoredEvent) -> str:
 
 
 def first_position(sources: Sources, query: EventFilter, default: int) -> int:
-    """The position after which a query begins; ``default`` when it doesn't say."""
+    """The position after which a query begins; ``default`` when it doesn't say.
+
+    Raises:
+        BadParameters: the ledger does not reach that far.
+    """
     after = query.after
+    if after is not None:
+        require_reached(sources, "after", after)
     if query.since is not None:
         after = max(after or 0, _stored_before(sources, query.since))
     return default if after is None else after
+
+
+def require_reached(sources: Sources, parameter: str, after: int) -> None:
+    """See that the ledger reaches a position that somebody says to have come to.
+
+    It does not where an older copy of it was put in its place: what is stored from then on would be passed
+    over up to that position.
+
+    Raises:
+        BadParameters: it does not.
+    """
+    end = sources.ask_store(SqliteEventStore.last_position)
+    if after > end:
+        raise BadParameters.one(parameter, f"the ledger ends at {end}; give a position up to it")
 
 
 def page_of_events(question: Question, sources: Sources, query: EventQuery) -> dict[str, Any]:
@@ -104,6 +133,7 @@ def page_of_events(question: Question, sources: Sources, query: EventQuery) -> d
         after = first_position(sources, query, 0)
     else:
         after = int(decode_cursor(query.cursor, query.name, query.filters(), int))
+        require_reached(sources, "cursor", after)
     end = question.position
     if query.until is not None:
         end = min(end, _stored_before(sources, query.until))

@@ -8,7 +8,13 @@ from fastapi import APIRouter, Request, Response
 
 from dspy_ledger.api import schemas
 from dspy_ledger.api.parameters import BadParameters, described, read_query
-from dspy_ledger.api.queries.events import EventFilter, EventQuery, first_position, page_of_events
+from dspy_ledger.api.queries.events import (
+    EventFilter,
+    EventQuery,
+    first_position,
+    page_of_events,
+    require_reached,
+)
 from dspy_ledger.api.reading import POSITION_HEADER, ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.routes.documented import answers
@@ -66,7 +72,9 @@ async def stream_events(request: Request) -> Response:
     streams.require_room()
     with ask(request) as question:
         at = _last_event_id(request)
-        if at is None:
+        if at is not None:
+            require_reached(sources_of(request), "Last-Event-ID", at)
+        else:
             at = first_position(sources_of(request), query, question.position)
         return EventStream(streams, query, at, question.position, question.ledger_id)
 
