@@ -297,6 +297,38 @@ def test_two_versions_are_compared_in_words_lines_and_numbers(qa, read):
     assert chosen == ["1.0.0", "1.1.0"]
 
 
+def test_much_feedback_hides_no_evaluation(qa, read, monkeypatch):
+    """Feedback took the room of evaluations: a version that users spoke of was told as never evaluated."""
+    monkeypatch.setattr("dspy_ledger.api.pages.compare._EVALUATIONS", 3)
+    for number in range(25):
+        results = {"score": number, "comment": f"said {number}"}
+        qa.append(
+            "EvaluationSaved",
+            {
+                "evaluation_id": f"f{number}",
+                "results": results,
+                "created_at": utc_now(),
+                "execution_id": "x-c1:1-mini",
+            },
+        )
+    of_both = {"program_id": "qa", "content_hash": "c1:1", "model_id": "mini", "execution_id": "x-c1:1-mini"}
+    qa.evaluate("named", results={"score": 99}, **of_both)
+    qa.fold()
+    compared = read("/programs/qa/compare", **{"from": "1.0.0", "to": "1.1.0"})
+    assert "mini accuracy 0.5 0.9 +0.4" in compared.text
+    assert "mini score" not in compared.text
+    page = read("/programs/qa/versions/1.1.0")
+    assert "accuracy 0.9" in page.text
+    assert "Feedback on its executions" in page.text
+    assert "score 24 said 24" in page.text
+    assert "score 99" in page.text
+    assert "score 5 " not in page.text, "the newest twenty"
+    assert "/executions/x-c1%3A1-mini" in page.links
+    assert "Feedback" not in read("/programs/qa/versions/1.0.0").text
+    assert "score 23" in read("/programs/qa/versions/1.1.0", as_of=qa.sequence - 2).text
+    assert "score 24" not in read("/programs/qa/versions/1.1.0", as_of=qa.sequence - 2).text
+
+
 def test_what_was_nothing_and_is_something_counts_as_a_rise(ledger, read):
     """From no errors to some, and from free to paid, read as if nothing were known of the first."""
     register(ledger, "1.0.0", "c1:0")

@@ -26,7 +26,7 @@ __all__ = ["router"]
 router = APIRouter(include_in_schema=False)
 
 _EVALUATIONS: Final = 500
-"""The newest evaluations of a version that are looked at."""
+"""The newest evaluations of a version that are looked at; feedback is none of them."""
 _DEMOS: Final = 20
 """Demos that are shown as added or removed, of each predictor."""
 
@@ -101,7 +101,7 @@ def _text(told: Row, effort: Effort) -> Row:
 
 def _evaluations(question: Question, program_id: str, label: str) -> list[Row]:
     query = EvaluationQuery(version=label, limit=_EVALUATIONS)
-    found: list[Row] = decoded(page_of_evaluations(question, program_id, query)["items"])
+    found: list[Row] = decoded(page_of_evaluations(question, program_id, query, with_feedback=False)["items"])
     return [{**each, "metrics": metrics_of(each["results"], each["metric_name"])} for each in found]
 
 

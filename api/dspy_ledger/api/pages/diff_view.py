@@ -176,7 +176,7 @@ def told_metrics(old: list[Row], new: list[Row]) -> list[Row]:
     """What evaluations found for both versions: {model_id, metric, from, to, difference}.
 
     Args:
-        old: the first version's evaluations, newest first, each with its ``metrics``; feedback counts not.
+        old: the first version's evaluations without feedback, newest first, each with its ``metrics``.
         new: those of the other version.
     """
     before, after = _latest(old), _latest(new)
@@ -193,7 +193,6 @@ def told_metrics(old: list[Row], new: list[Row]) -> list[Row]:
 def _latest(evaluations: list[Row]) -> dict[tuple[str | None, str], float]:
     found: dict[tuple[str | None, str], float] = {}
     for evaluation in evaluations:
-        if evaluation["execution_id"] is None:
-            for metric, value in evaluation["metrics"].items():
-                found.setdefault((evaluation["model_id"], metric), value)
+        for metric, value in evaluation["metrics"].items():
+            found.setdefault((evaluation["model_id"], metric), value)
     return found

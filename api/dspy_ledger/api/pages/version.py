@@ -12,7 +12,7 @@ from dspy_ledger.api.pages.layout import decoded, read_form, show
 from dspy_ledger.api.pages.matrix_view import score
 from dspy_ledger.api.pages.recorded import Row, all_versions, form_of, with_state
 from dspy_ledger.api.parameters import EvaluationQuery, PastQuery
-from dspy_ledger.api.queries.evaluations import page_of_evaluations
+from dspy_ledger.api.queries.evaluations import newest_feedback_on_version, page_of_evaluations
 from dspy_ledger.api.queries.matrix import metrics_of
 from dspy_ledger.api.queries.programs import one_program
 from dspy_ledger.api.queries.totals import version_totals
@@ -26,6 +26,7 @@ __all__ = ["router"]
 router = APIRouter(include_in_schema=False)
 
 _EVALUATIONS: Final = 20
+_FEEDBACK: Final = 20
 _DEMOS: Final = 50
 """Demos of a predictor that are shown; the state has them all."""
 _STATE: Final = 200_000
@@ -45,8 +46,9 @@ async def version_page(request: Request, program_id: str, version: str) -> HTMLR
         versions = all_versions(question, program_id)
         at = next(at for at, other in enumerate(versions) if other["version"] == version)
         evaluations = page_of_evaluations(
-            question, program_id, EvaluationQuery(version=version, limit=_EVALUATIONS)
+            question, program_id, EvaluationQuery(version=version, limit=_EVALUATIONS), with_feedback=False
         )
+        feedback = newest_feedback_on_version(question, program_id, found["content_hash"], _FEEDBACK)
         return show(
             request,
             "version.html",
@@ -67,6 +69,8 @@ async def version_page(request: Request, program_id: str, version: str) -> HTMLR
             totals=decoded(version_totals(question, program_id, found["content_hash"])),
             evaluations=[_evaluation(each) for each in decoded(evaluations["items"])],
             more_evaluations=evaluations["next_cursor"] is not None,
+            most_feedback=_FEEDBACK,
+            feedback=[_evaluation(each) for each in decoded(feedback)],
         )
 
 

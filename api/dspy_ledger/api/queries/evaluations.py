@@ -16,6 +16,7 @@ from dspy_ledger.store import StoredEvent
 __all__ = [
     "count_feedback",
     "newest_feedback",
+    "newest_feedback_on_version",
     "one_evaluation",
     "page_of_evaluations",
     "page_of_feedback",
@@ -39,10 +40,16 @@ _OF_EXECUTION = {"program": "x.program_id", "content": "x.content_hash"} | {
 _EXECUTION = "x.position = (SELECT min(position) FROM executions WHERE execution_id = ev.execution_id)"
 _OWN = _RESOLVED.format(position="ev.position", source="evaluations ev", **_OF_EVALUATION)
 _FEEDBACK = _RESOLVED.format(position="ev.position", source="evaluations ev", **_OF_EXECUTION)
+_OF_PROGRAM = f"CROSS JOIN evaluations ev ON ev.position = f.position CROSS JOIN executions x ON {_EXECUTION}"
 _FEEDBACK_OF_PROGRAM = _RESOLVED.format(
+    position="f.position", source=f"feedback f {_OF_PROGRAM}", **_OF_EXECUTION
+)
+_LATELY = 1000
+"""Feedback on a program that is gone through for that on one version of it."""
+_FEEDBACK_LATELY = _RESOLVED.format(
     position="f.position",
-    source="feedback f CROSS JOIN evaluations ev ON ev.position = f.position"
-    f" CROSS JOIN executions x ON {_EXECUTION}",
+    source="(SELECT position FROM feedback f WHERE f.program_id = :program AND {seen}"  # noqa: S608
+    f" ORDER BY position DESC LIMIT {_LATELY}) f {_OF_PROGRAM}",
     **_OF_EXECUTION,
 )
 _LABELLED = """
@@ -55,8 +62,10 @@ _LABELLED = """
 """
 
 
-def page_of_evaluations(question: Question, program_id: str, query: EvaluationQuery) -> dict[str, Any]:
-    """A program's evaluations, feedback on its executions included, newest first by position.
+def page_of_evaluations(
+    question: Question, program_id: str, query: EvaluationQuery, *, with_feedback: bool = True
+) -> dict[str, Any]:
+    """A program's evaluations, newest first by position, with or without feedback on its executions.
 
     Raises:
         UnknownProgram: it is not registered.
@@ -85,10 +94,11 @@ def page_of_evaluations(question: Question, program_id: str, query: EvaluationQu
     if query.model_id is not None:
         own.append("ev.model_id = :model")
         feedback.append("ifnull(ev.model_id, x.model_id) = :model")
-    resolved = (
-        f"{_OWN} WHERE {' AND '.join(own)} UNION ALL {_FEEDBACK_OF_PROGRAM} WHERE {' AND '.join(feedback)}"
-        " ORDER BY position DESC LIMIT :limit"
-    )
+    if with_feedback:
+        rest = f"UNION ALL {_FEEDBACK_OF_PROGRAM} WHERE {' AND '.join(feedback)}"
+    else:
+        rest = "AND ev.execution_id IS NULL"
+    resolved = f"{_OWN} WHERE {' AND '.join(own)} {rest} ORDER BY position DESC LIMIT :limit"
     items = _items(question, resolved, values)
     return page(items, query, "position", program_id=program_id)
 
@@ -103,6 +113,24 @@ def page_of_feedback(question: Question, execution_id: str, query: FeedbackQuery
 def newest_feedback(question: Question, execution_id: str, limit: int) -> list[Item]:
     """What was said last of one execution, newest first."""
     return _said(question, execution_id, None, limit)
+
+
+def newest_feedback_on_version(
+    question: Question, program_id: str, content_hash: str, limit: int
+) -> list[Item]:
+    """What was said last of a version's executions, of the last that was said of its program's."""
+    valid = question.valid("ev")
+    # A producer may have named the program too.
+    own = (
+        f"{valid} AND ev.program_id = :program AND ev.content_hash = :content AND ev.execution_id IS NOT NULL"
+    )
+    lately = _FEEDBACK_LATELY.format(seen=question.seen("f"))
+    resolved = (
+        f"{_OWN} WHERE {own} UNION ALL"
+        f" {lately} WHERE {valid} AND x.content_hash = :content AND {question.seen('x')}"
+        " ORDER BY position DESC LIMIT :limit"
+    )
+    return _items(question, resolved, {"program": program_id, "content": content_hash, "limit": limit})
 
 
 def count_feedback(question: Question, execution_id: str) -> int:
