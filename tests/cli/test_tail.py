@@ -6,7 +6,7 @@ import signal
 import subprocess
 from contextlib import contextmanager
 from datetime import UTC
-from itertools import islice
+from itertools import islice, takewhile
 
 import orjson
 import pytest
@@ -131,6 +131,18 @@ def test_it_goes_on_after_a_position_however_many_lie_behind_it(settings, store)
     append(store, [execution(f"x{n}", n) for n in range(1, 1300)])
     assert positions(islice(follow(settings, after=5, pause=lambda _: None), 5)) == list(range(6, 1300))
     assert positions(islice(follow(settings, after=2000, pause=lambda _: None), 5)) == []
+
+
+def test_nothing_is_left_out_where_events_are_larger_than_one_read_may_be(settings, store, monkeypatch):
+    """A read that was cut by its size was taken for the last one, or for the newest events."""
+    for module in ("dspy_ledger.store.sqlite", "dspy_ledger.cli.tail"):
+        monkeypatch.setattr(f"{module}.MOST_READ", 2000)
+    append(store, [execution(f"x{n}", n) for n in range(1, 51)])
+    found = follow(settings, after=0, pause=lambda _: None)
+    assert len(first := next(found)) < 50
+    rest = takewhile(bool, found)
+    assert positions([first, *rest]) == list(range(1, 51))
+    assert positions(islice(follow(settings, last=30), 1)) == list(range(21, 51))
 
 
 def test_filters_hold_for_the_last_few_too_however_far_back_they_are(settings, store):

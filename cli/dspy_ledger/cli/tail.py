@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 
@@ -16,7 +17,7 @@ from dspy_ledger.cli.tail_text import Lines
 from dspy_ledger.errors import InvalidInput, StoreError, known_list
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.settings import Settings
-from dspy_ledger.store import SqliteEventStore, StoredEvent
+from dspy_ledger.store import MOST_READ, SqliteEventStore, StoredEvent
 from dspy_ledger.views import ViewReader
 
 __all__ = ["follow", "full_types", "print_events"]
@@ -68,14 +69,10 @@ def follow(
                 after = end
                 yield _last(store, end, last, types, program_id)
             while True:
-                found = store.read(
-                    after, _AT_ONCE, types=types, program_id=program_id, upto=end, bodies=False
-                )
-                yield found
-                after = found[-1].position if len(found) >= _AT_ONCE else max(after, end)
-                if after >= end:
-                    pause(_EVERY)
-                    end = store.last_position()
+                yield from _pages(store, after, end, types, program_id)
+                after = max(after, end)
+                pause(_EVERY)
+                end = store.last_position()
         except sqlite3.Error as error:
             raise StoreError(f"the event store can't be read ({error}); see to its disk") from None
 
@@ -87,11 +84,25 @@ def _last(
     window = max(count, 100)
     while count:
         after = max(0, end - window)
-        found = store.read(after, window, types=types, program_id=program_id, upto=end, bodies=False)
+        found: deque[StoredEvent] = deque(maxlen=count)
+        for page in _pages(store, after, end, types, program_id):
+            found.extend(page)
         if len(found) >= count or after == 0 or window >= _LOOKED_BACK:
-            return found[-count:]
+            return list(found)
         window *= 2
     return []
+
+
+def _pages(
+    store: SqliteEventStore, after: int, end: int, types: Sequence[str], program_id: str | None
+) -> Iterator[list[StoredEvent]]:
+    """All after one position and up to another, some at a time; an empty list where there are none."""
+    while True:
+        found = store.read(after, _AT_ONCE, types=types, program_id=program_id, upto=end, bodies=False)
+        yield found
+        if len(found) < _AT_ONCE and sum(event.size for event in found) < MOST_READ:
+            return
+        after = found[-1].position
 
 
 def print_events(
