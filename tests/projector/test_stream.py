@@ -369,6 +369,22 @@ def test_a_ledger_that_was_moved_goes_on(reader: Reader, client: redis.Redis, tm
     assert moved.reading.why is None
 
 
+def test_a_redis_without_memory_is_read_and_trimmed_and_claimed_once_there_is_room(
+    reader: Reader, client: redis.Redis, tmp_path: Path
+) -> None:
+    """A first projector could not write whose it is, so it read nothing, and nothing ever made room."""
+    add(client, *events(1, 2))
+    client.config_set("maxmemory", 1)
+    reader.read_all()
+    assert reader.ids == ["e1", "e2"]
+    assert client.get(KEYS.owner) is None
+    client.config_set("maxmemory", 0)
+    reader.look()
+    assert client.get(KEYS.owner) == reader.store.ledger_id.encode()
+    with pytest.raises(StartupError, match="owns this Redis"):
+        Reader(tmp_path / "second", client).look()
+
+
 # --- an older store ---
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -156,7 +157,8 @@ class Watch:
         if owner is None:
             owner = client.hget(self._keys.registry_checkpoint, "ledger_id")
             if owner is None or owner.decode() == mine:
-                client.set(self._keys.owner, mine, nx=True)
+                with suppress(redis.OutOfMemoryError):  # trimming makes room: at a later look, then
+                    client.set(self._keys.owner, mine, nx=True)
                 owner = client.get(self._keys.owner)
         if owner is not None and owner.decode() != mine:
             raise StartupError(
