@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dspy_ledger.errors import LedgerUnavailable
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.projector import Directory, Followers, Handover, Patience, SqlViews, catch_up, projection
 from dspy_ledger.store import StoredEvent, sqlite
@@ -103,6 +104,31 @@ def test_a_view_of_a_rare_type_goes_through_so_many_events_at_once_and_no_more(
     while projection.advance(store, view, seconds=0):
         reached.append(view.at)
     assert (reached, view.at, view.folded) == ([10, 20, 30], 35, ["r"])
+
+
+def test_a_view_that_can_not_be_asked_how_far_it_is_rests_and_the_others_go_on(tmp_path: Path) -> None:
+    """Redis went away between a slice of the registry and the line in the log about it: the process ended."""
+    store = ledger(tmp_path, [execution(f"e{n}", n) for n in range(1, 6)])
+    now = [0.0]
+
+    class Away(_Registrations):
+        name, types, asked = "away", (), 0
+
+        def position(self) -> int:
+            self.asked += 1
+            if self.asked == 5:  # before and after each of two slices, and then for the log
+                raise LedgerUnavailable("Redis is away")
+            return self.at
+
+        def apply(self, batch: Sequence[StoredEvent]) -> None:
+            self.at = batch[0].position
+
+    first, second = Away(), _Registrations()
+    followers = Followers(store, [first, second], Patience(threading.Event()), lambda: now[0])
+    followers.follow([])
+    now[0] = 60.0
+    followers.follow([])
+    assert (first.asked, second.at) == (5, 5)
 
 
 class _Registrations:

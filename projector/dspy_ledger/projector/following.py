@@ -98,6 +98,7 @@ class Followers:
                 lambda: advance(self._store, projection, events, seconds=seconds, clock=self._clock),
                 wait_for_room=False,  # the others go on
             )
+            self._tell(projection, lags=lags)
         except LedgerUnavailable as error:
             self._rest(name, str(error))
             return False
@@ -108,7 +109,6 @@ class Followers:
             return False
         if self._resting.pop(name, (0.0, 0.0))[1] > _SECOND_REST:
             _log.info("projection %s goes on", name)
-        self._tell(projection, lags=lags)
         return lags
 
     def _tell(self, projection: Projection, *, lags: bool) -> None:
