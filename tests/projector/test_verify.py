@@ -25,6 +25,7 @@ from dspy_ledger.projector.replay import replay
 from dspy_ledger.projector.verify import verify
 from dspy_ledger.projector.verify_report import Report
 from dspy_ledger.projector.view import View
+from dspy_ledger.requests import Progress
 from dspy_ledger.settings import Settings
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.views import current_view
@@ -314,6 +315,23 @@ def test_beside_a_projector_at_work_it_is_clean(settings: Settings) -> None:
             halt.set()
             writer.join()
         assert WriterLease.is_held(settings.data_dir)
+
+
+@pytest.mark.parametrize("moment", ["checking the event store", "folding", "comparing rows"])
+def test_a_view_that_is_put_in_force_meanwhile_is_compared_in_place_of_the_old(
+    settings: Settings, moment: str
+) -> None:
+    """The old one is removed then: it was said that it could not be read."""
+    with live(settings, SOME):
+        pass
+
+    def swap(at: Progress) -> None:
+        if at.what == moment and in_force(settings).name == "views-1.db":
+            replay(settings, "sql")
+
+    report = verify(settings, swap)
+    assert report.clean, all_of(report)
+    assert in_force(settings).name == "views-2.db"
 
 
 def test_progress_is_told(settings: Settings) -> None:

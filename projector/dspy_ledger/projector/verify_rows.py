@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from dspy_ledger.database import connect
+from dspy_ledger.database import closed_on_error, connect
 from dspy_ledger.errors import StoreError
 from dspy_ledger.projector.builds import BATCH, ReadingStore
 from dspy_ledger.projector.comparing import compare_tables
@@ -25,6 +25,7 @@ class RowsCheck:
     """The read models: scratch, and the view in force."""
 
     def __init__(self, data_dir: Path, scratch: Path, store: ReadingStore, part: Part) -> None:
+        self._data_dir = data_dir
         self._store = store
         self._part = part
         self._scratch = scratch
@@ -43,8 +44,9 @@ class RowsCheck:
         """The position that scratch is to be folded to first."""
         if self._path is not None:
             try:
-                with self._live() as db:
-                    return self._position(db)
+                db, position = self._open()
+                db.close()
+                return position
             except (*_DAMAGED, StoreError) as error:
                 self._part.differs(f"{self._path.name} can't be read: {error}; run `dspy-ledger replay sql`")
                 self._path = None
@@ -58,8 +60,9 @@ class RowsCheck:
                 self._finish(compare_tables(expected, expected))
             return
         try:
-            with self._live() as live:
-                catch_up(self._store, self.view, batch=BATCH, upto=self._position(live))
+            db, position = self._open()
+            with closing(db) as live:
+                catch_up(self._store, self.view, batch=BATCH, upto=position)
                 self.view.find_feedback()
                 for (line,) in live.execute("PRAGMA integrity_check(20)"):
                     if line != b"ok":
@@ -71,7 +74,7 @@ class RowsCheck:
                     return
                 with self._expected() as expected:
                     self._finish(compare_tables(expected, live))
-        except _DAMAGED as error:
+        except (*_DAMAGED, StoreError) as error:
             self._part.differs(f"{self._path.name} can't be read: {error}")
 
     def _finish(self, compared: Generator[str, None, str]) -> None:
@@ -83,13 +86,25 @@ class RowsCheck:
                 self._part.digest = ended.value
                 return
 
-    @contextmanager
-    def _live(self) -> Iterator[sqlite3.Connection]:
-        assert self._path is not None
-        with closing(connect(self._path, readonly=True)) as db:
-            db.text_factory = bytes
-            db.execute("BEGIN")
-            yield db
+    def _open(self) -> tuple[sqlite3.Connection, int]:
+        """The view in force within a read transaction, and its position; another one, if put in force by now.
+
+        Raises:
+            StoreError: it can't be compared with this ledger.
+            sqlite3.Error, UnicodeDecodeError: it can't be read.
+        """
+        while True:
+            path = self._path
+            assert path is not None
+            try:
+                with closed_on_error(connect(path, readonly=True)) as db:
+                    db.text_factory = bytes
+                    db.execute("BEGIN")
+                    return db, self._position(db)
+            except (*_DAMAGED, StoreError):
+                self._path = current_view(self._data_dir) or path
+                if self._path == path:
+                    raise
 
     @contextmanager
     def _expected(self) -> Iterator[sqlite3.Connection]:
