@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from api.test_caching import FROM_ELSEWHERE, FROM_VIEW
 from dspy_ledger import api as package
 from dspy_ledger.api import schemas
 from dspy_ledger.api.routes.examples import ANSWERS
@@ -63,6 +64,7 @@ def test_every_answer_and_every_problem_is_described(document):
         (operation,) = methods.values()
         answers = dict(operation["responses"])
         assert "422" not in answers
+        unchanged = answers.pop("304", None)
         if path == "/metrics":
             assert set(answers.pop("200")["content"]) == {"text/plain"}
         if path == "/v1/events/stream":
@@ -77,6 +79,9 @@ def test_every_answer_and_every_problem_is_described(document):
             assert name in document["components"]["schemas"]
             assert (name == "ProblemDetails") is not is_success
         headers = {"Ledger-Position", "Ledger-As-Of"} if path.startswith("/v1") else set()
+        if unchanged is not None:
+            headers.add("ETag")
+            assert (set(unchanged["headers"]), "content" in unchanged) == (headers, False)
         assert "200" not in answers or set(answers["200"].get("headers", {})) == headers
 
 
@@ -107,7 +112,31 @@ def test_every_question_may_say_what_it_must_not_miss(document):
         headers = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "header"}
         is_question = method == "get" and path.startswith("/v1/")
         expected = {"Ledger-Min-Event", "Ledger-Min-Position"} if is_question else set()
-        assert headers - {"Last-Event-ID"} == expected, path
+        assert headers - {"Last-Event-ID", "If-None-Match"} == expected, path
+
+
+def test_what_comes_from_the_view_alone_is_described_with_its_tag(document):
+    """The document knew of no ETag, no If-None-Match and no 304."""
+    answered = {}
+    for path, methods in document["paths"].items():
+        (operation,) = methods.values()
+        takes = "If-None-Match" in {each["name"] for each in operation.get("parameters", ())}
+        assert takes == ("304" in operation["responses"]) == ("ETag" in str(operation["responses"])), path
+        answered[path] = takes
+    examples = {"program_id": "p", "execution_id": "x", "version": "1.0.0", "evaluation_id": "e"}
+    for asked in (*FROM_VIEW, *FROM_ELSEWHERE):
+        plain = asked.partition("?")[0]
+        path = next(path for path in answered if path.format(**examples, dead_letter_id=1) == plain)
+        assert answered[path] is (asked in FROM_VIEW), path
+
+
+def test_items_of_lists_that_take_fields_have_no_member_that_must_be_there(document):
+    """A page of the members that were asked for was not what the document said of it."""
+    shapes = document["components"]["schemas"]
+    for name in ("Program", "Version", "Execution", "Evaluation", "Model", "Producer", "DeadLetter"):
+        assert "required" not in shapes[name]
+    for name in ("ProgramDetail", "ExecutionDetail", "EvaluationDetail", "Event"):
+        assert shapes[name]["required"]
 
 
 def test_every_answer_has_an_example_of_its_shape_with_all_members(document):

@@ -32,7 +32,7 @@ from dspy_ledger.api.routes import (
     signin,
     stats,
 )
-from dspy_ledger.api.routes.documented import with_problem_media_type
+from dspy_ledger.api.routes.documented import with_conditions, with_optional_members, with_problem_media_type
 from dspy_ledger.api.routes.examples import with_examples
 from dspy_ledger.api.security_headers import SecurityHeaders
 from dspy_ledger.api.streaming import Streams
@@ -88,7 +88,8 @@ def create_app(settings: Settings) -> FastAPI:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            document = with_security(with_min_headers(with_problem_media_type(document)))
+            document = with_conditions(with_min_headers(with_problem_media_type(document)))
+            document = with_security(with_optional_members(document))
             app.openapi_schema = with_examples(document)
         return app.openapi_schema
 

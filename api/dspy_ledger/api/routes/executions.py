@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/programs/executions", tags=["executions"], route_
 @router.get(
     "",
     summary="Executions, newest first",
-    responses=answers(schemas.ExecutionPage, 400, 503),
+    responses=answers(schemas.ExecutionPage, 400, 503, from_view=True),
     openapi_extra=described(ExecutionQuery),
 )
 async def list_executions(request: Request) -> JSONResponse:
@@ -59,7 +59,7 @@ async def get_execution(request: Request, execution_id: str) -> JSONResponse:
 @router.get(
     "/{execution_id}/feedback",
     summary="What was said of one execution, newest first",
-    responses=answers(schemas.EvaluationPage, 400, 404, 503),
+    responses=answers(schemas.EvaluationPage, 400, 404, 503, from_view=True),
     openapi_extra=described(FeedbackQuery),
 )
 async def list_feedback(request: Request, execution_id: str) -> JSONResponse:

@@ -45,7 +45,7 @@ router = APIRouter(prefix="/v1/programs", tags=["programs"], route_class=DirectR
 @router.get(
     "",
     summary="Programs by id",
-    responses=answers(schemas.ProgramPage, 400, 503),
+    responses=answers(schemas.ProgramPage, 400, 503, from_view=True),
     openapi_extra=described(ProgramQuery),
 )
 async def list_programs(request: Request) -> JSONResponse:
@@ -72,7 +72,7 @@ async def list_models(request: Request) -> JSONResponse:
 @router.get(
     "/{program_id}",
     summary="One program with its version labels and totals",
-    responses=answers(schemas.ProgramDetail, 400, 404, 503),
+    responses=answers(schemas.ProgramDetail, 400, 404, 503, from_view=True),
     openapi_extra=described(PastQuery),
 )
 async def get_program(request: Request, program_id: str) -> JSONResponse:
@@ -84,7 +84,7 @@ async def get_program(request: Request, program_id: str) -> JSONResponse:
 @router.get(
     "/{program_id}/versions",
     summary="A program's versions in order of registration",
-    responses=answers(schemas.VersionPage, 400, 404, 503),
+    responses=answers(schemas.VersionPage, 400, 404, 503, from_view=True),
     openapi_extra=described(VersionQuery),
 )
 async def list_versions(request: Request, program_id: str) -> JSONResponse:
@@ -114,7 +114,7 @@ async def get_version(request: Request, program_id: str, version: str) -> JSONRe
 @router.get(
     "/{program_id}/evaluations",
     summary="A program's evaluations, newest first",
-    responses=answers(schemas.EvaluationPage, 400, 404, 503),
+    responses=answers(schemas.EvaluationPage, 400, 404, 503, from_view=True),
     openapi_extra=described(EvaluationQuery),
 )
 async def list_evaluations(request: Request, program_id: str) -> JSONResponse:
@@ -144,7 +144,7 @@ async def get_evaluation(request: Request, program_id: str, evaluation_id: str) 
 @router.get(
     "/{program_id}/tree",
     summary="A program's versions and derived programs as one hierarchy",
-    responses=answers(schemas.ProgramTree, 400, 404, 503),
+    responses=answers(schemas.ProgramTree, 400, 404, 503, from_view=True),
     openapi_extra=described(PastQuery),
 )
 async def get_program_tree(request: Request, program_id: str) -> JSONResponse:
@@ -159,7 +159,7 @@ async def get_program_tree(request: Request, program_id: str) -> JSONResponse:
 @router.get(
     "/{program_id}/matrix",
     summary="What a program's evaluations found, by version and model",
-    responses=answers(schemas.Matrix, 400, 404, 503),
+    responses=answers(schemas.Matrix, 400, 404, 503, from_view=True),
     openapi_extra=described(MatrixQuery),
 )
 async def get_matrix(request: Request, program_id: str) -> JSONResponse:

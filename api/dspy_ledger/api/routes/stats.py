@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/stats", tags=["stats"], route_class=DirectRoute)
 @router.get(
     "",
     summary="Executions over time: counts, errors, tokens, cost and latency",
-    responses=answers(schemas.Stats, 400, 503),
+    responses=answers(schemas.Stats, 400, 503, from_view=True),
     openapi_extra=described(StatsQuery),
 )
 async def get_stats(request: Request) -> JSONResponse:
