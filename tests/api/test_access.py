@@ -144,6 +144,18 @@ def test_another_method_is_told_which_one_is_meant(api, admin_key):
     assert told == "GET is not for this path; POST is"
 
 
+def test_without_a_key_nobody_learns_by_waiting_which_events_there_are(ledger, api, read_key, monkeypatch):
+    """Where anybody may ask, one that was there was answered at once, and another after 5 s."""
+    monkeypatch.setattr("dspy_ledger.api.consistency._PATIENCE", 0.01)
+    ledger.execute("x")
+    ledger.fold()
+    for path in ("/health/live", "/signin", "/static/nothing"):
+        told = {ask(api, path, Ledger_Min_Event=event).status_code for event in ("x", "never")}
+        assert told == {ask(api, path).status_code}
+    assert ask(api, "/v1/programs", read_key, Ledger_Min_Event="x").status_code == 200
+    assert ask(api, "/v1/programs", read_key, Ledger_Min_Position="x").status_code == 400
+
+
 def test_keys_that_cannot_be_read_let_nobody_in(ledger, api, api_settings, read_key):
     ledger.fold()
     (api_settings.data_dir / KEYRING).write_bytes(b"{")

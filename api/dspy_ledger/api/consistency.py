@@ -43,7 +43,8 @@ def with_min_headers(document: dict[str, Any]) -> dict[str, Any]:
 class WaitForView:
     """ASGI middleware: a request that names an event or a position is held until the view has folded it.
 
-    One that waited 5 s in vain is answered with 503 and ``Retry-After``.
+    One that waited 5 s in vain is answered with 503 and ``Retry-After``. Who may not ask does not wait on the
+    paths that need no key either: which events there are is not for them.
     """
 
     def __init__(self, app: ASGIApp, following: Following) -> None:
@@ -52,7 +53,11 @@ class WaitForView:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or not any(name in (_EVENT, _POSITION) for name, _ in scope["headers"]):
+        if (
+            scope["type"] != "http"
+            or not any(name in (_EVENT, _POSITION) for name, _ in scope["headers"])
+            or not (scope["state"]["open"] or scope["state"]["key"])
+        ):
             await self._app(scope, receive, send)
             return
         request = Request(scope)
