@@ -41,6 +41,7 @@ CALL = st.fixed_dictionaries(
         ("duration", 0.213, "213 µs"),
         ("duration", 73.305, "73.3 ms"),
         ("duration", 999.7, "1 s"),
+        ("duration", -5000, "\N{MINUS SIGN}5 s"),
         ("duration", 59_990, "1 min 0 s"),
         ("duration", 12_000_000, "3 h 20 min"),
         ("money", 0, "$0"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import thread_time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +60,14 @@ def test_two_hundred_variants_of_one_version_share_a_line():
 def test_a_variant_registered_before_its_parent_is_drawn_downwards():
     layout = laid_out([1, None])
     assert places(layout) == [("v0", 1), ("v1", 0)]
+
+
+def test_a_thousand_releases_and_a_variant_of_each_are_laid_out_in_a_moment():
+    """Each row of each lane was looked up by itself: eight times as long for twice as many."""
+    began = thread_time()
+    layout = laid_out([None] * 1000 + list(range(1000)))
+    assert thread_time() - began < 5
+    assert layout.lanes == 1001
 
 
 def test_a_program_without_versions_is_an_empty_picture():

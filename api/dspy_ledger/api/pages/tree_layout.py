@@ -7,6 +7,7 @@ share one line (a version may have hundreds), a chain of single variants goes st
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -55,16 +56,13 @@ def lay_out(roots: Iterable[dict[str, Any]], order: Iterable[str]) -> TreeLayout
         order: the labels of all of them, in order of registration.
     """
     rows = {version: row for row, version in enumerate(order)}
-    taken: set[tuple[int, int]] = set()
+    taken: defaultdict[int, int] = defaultdict(int)  # of each lane, a bit for each of its rows
 
-    def free(lane: int, span: Iterable[int]) -> bool:
-        return lane > 0 and all((lane, row) not in taken for row in span)
+    def free(lane: int, rows: int) -> bool:
+        return lane > 0 and not taken[lane] & rows
 
-    def take(lane: int, span: Iterable[int]) -> None:
-        taken.update((lane, row) for row in span)
-
-    def first_free(lane: int, span: range) -> int:
-        while not free(lane, span):
+    def first_free(lane: int, rows: int) -> int:
+        while not free(lane, rows):
             lane += 1
         return lane
 
@@ -80,14 +78,19 @@ def lay_out(roots: Iterable[dict[str, Any]], order: Iterable[str]) -> TreeLayout
         source = nodes[parent["version"]]
         ends = [rows[child["version"]] for child in children]
         # A parent may have been registered after its children.
-        span = range(min(source.row + 1, *ends), max(source.row - 1, *ends) + 1)
-        climb = [row for row in span if row != source.row]
+        span = _bits(min(source.row + 1, *ends), max(source.row - 1, *ends))
+        climb = span & ~_bits(source.row, source.row)
         bus = source.lane if free(source.lane, climb) else first_free(source.lane + 1, span)
-        take(bus, span)
+        taken[bus] |= span
         for child, row in zip(children, ends, strict=True):
-            lane = bus if len(children) == 1 else first_free(bus + 1, range(row, row + 1))
-            take(lane, [row])
+            lane = bus if len(children) == 1 else first_free(bus + 1, _bits(row, row))
+            taken[lane] |= _bits(row, row)
             nodes[child["version"]] = target = Node(child["version"], row, lane)
             edges.append(Edge(source, target, bus, True))
     lanes = max((max(edge.bus, edge.target.lane) for edge in edges), default=0) + 1
     return TreeLayout(sorted(nodes.values(), key=lambda node: node.row), edges, lanes if nodes else 0)
+
+
+def _bits(first: int, last: int) -> int:
+    """A bit for each row from the first to the last."""
+    return (1 << (last + 1)) - (1 << first)

@@ -43,6 +43,8 @@ def duration(milliseconds: float | None) -> str:
     """A duration given in milliseconds (``850 µs``, ``12 ms``, ``3.4 s``, ``2 min 5 s``, ``3 h 20 min``)."""
     if milliseconds is None:
         return UNKNOWN
+    if milliseconds < 0:  # a clock went back
+        return f"\N{MINUS SIGN}{duration(-milliseconds)}"
     if milliseconds < 0.9995:
         return f"{milliseconds * 1e3:.0f} µs" if milliseconds else "0 ms"
     if milliseconds < 999.5:
