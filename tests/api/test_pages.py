@@ -10,8 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from api.conftest import Api, Ledger
-from documents import reader
+from documents import Document, reader
 from dspy_ledger.api.pages import assets
+from dspy_ledger.api.parameters import ExecutionQuery
+from dspy_ledger.api.queries.executions import page_of_executions
 from dspy_ledger.files import LEASE
 from dspy_ledger.store import DeadLetter
 
@@ -349,6 +351,67 @@ def test_pages_of_executions_follow_one_another(read, busy):
     assert [link for link in second.links if link.startswith("/executions/")] == ["/executions/x1"]
     assert second.all("a", rel="next") == []
     assert "/executions?limit=2" in second.links  # the first page
+
+
+def test_a_filter_keeps_how_many_executions_a_page_has(read, busy):
+    page = read("/executions", limit=2, status="error")
+    kept = [field for field in page.all("input", name="limit") if field["value"] == "2"]
+    assert len(kept) == 2, "the filters and the moment"
+
+
+def news(api, after, **filters):
+    """What a list that is followed is given: its rows after a position."""
+    api._client.headers.update({"accept": "text/html", "ledger-after": str(after)})
+    try:
+        answer = api.get("/executions", **filters)
+    finally:
+        del api._client.headers["ledger-after"]
+    return answer, Document(answer.text)
+
+
+def test_a_list_that_is_followed_is_given_what_came_since_and_nothing_else(api, busy):
+    """All of the page was found anew, suggestions included, for whatever execution came in."""
+    at = busy.sequence
+    for number in range(3):
+        fields = {"service": "web"} if number == 1 else {}
+        busy.execute(f"new{number}", "qa", content_hash="c1:0", model_id="mini", context=fields)
+    busy.fold()
+    answer, part = news(api, at, service="web")
+    assert answer.headers["cache-control"] == "no-store"
+    (table,) = part.all("table")
+    assert table == {"data-tail": str(at + 3)}
+    assert [link for link in part.links if link.startswith("/executions/")] == ["/executions/new1"]
+    assert "/executions?service=web&model_id=mini" in part.links
+    assert part.all("option") == []
+    _, part = news(api, at, limit=2)
+    assert part.all("table") == [{"data-tail": str(at + 3), "data-more": None}]
+    assert [link for link in part.links if link.startswith("/executions/new")] == [
+        "/executions/new2",
+        "/executions/new1",
+    ]
+    assert news(api, at + 3)[1].all("tr") == []
+    assert news(api, "x")[0].status_code == 400
+
+
+def test_what_came_since_is_found_without_going_through_all_that_was_before(api, busy):
+    """A filter without an index took all of the executions, up to the limit of seconds, for each one."""
+    with api.app.state.sources.question() as question:
+        query = ExecutionQuery(service="none", min_latency_ms=1, tag=["none"])
+        asked = []
+        question.db.set_trace_callback(asked.append)
+        page_of_executions(question, query, above=3)
+        question.db.set_trace_callback(None)
+        plan = [row[3] for row in question.db.execute(f"EXPLAIN QUERY PLAN {asked[-1]}")]
+    assert "SEARCH e USING INTEGER PRIMARY KEY (rowid>?)" in plan
+
+
+def test_any_row_of_a_list_that_is_followed_leads_to_those_after_it(read, busy):
+    """Rows that were cut off below were on no page: the next one still began where the first had ended."""
+    rows = read("/executions?program_id=qa&limit=2&session_id=").all("tr", **{"data-position": "4"})
+    (after_x2,) = [row["data-cursor"] for row in rows]
+    following = read("/executions", program_id="qa", limit=2, cursor=after_x2)
+    assert [link for link in following.links if link.startswith("/executions/")] == ["/executions/x1"]
+    assert not [row for row in following.all("tr") if "data-cursor" in row]
 
 
 def test_only_the_newest_of_now_are_kept_up_to_date(read, busy):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from dspy_ledger.api.cursors import encode_cursor
 from dspy_ledger.api.models_file import ConfiguredModels
-from dspy_ledger.api.pages.layout import decoded, read_form, show
+from dspy_ledger.api.pages.layout import decoded, read_form, show, show_part
 from dspy_ledger.api.pages.waterfall import MOST, waterfall
-from dspy_ledger.api.parameters import ExecutionQuery, ModelQuery, PastQuery, ProgramQuery
+from dspy_ledger.api.parameters import BadParameters, ExecutionQuery, ModelQuery, PastQuery, ProgramQuery
 from dspy_ledger.api.problems import UnknownExecution
 from dspy_ledger.api.queries.evaluations import count_feedback, newest_feedback
 from dspy_ledger.api.queries.executions import one_execution, page_of_executions, with_event
@@ -25,6 +27,9 @@ router = APIRouter(prefix="/executions", include_in_schema=False)
 _ROWS: Final = 50
 _SUGGESTED: Final = 200
 _FEEDBACK: Final = 50
+_AFTER: Final = "Ledger-After"
+"""The header with which a script asks for the rows after a position, and nothing else of the page."""
+_POSITION: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 @router.get("")
@@ -33,8 +38,21 @@ async def executions(request: Request) -> HTMLResponse:
     query = read_form(request, ExecutionQuery)
     rows = query.limit if "limit" in query.model_fields_set else _ROWS
     query = query.model_copy(update={"limit": rows, "fields": None})
+    after = _after(request)
     with ask(request, query) as question:
-        found = decoded(page_of_executions(question, query))
+        found = decoded(page_of_executions(question, query, above=after))
+        is_live = question.as_of is None and query.cursor is None
+        if is_live:
+            for item in found["items"]:
+                item["cursor"] = encode_cursor(query.name, query.filters(), item["position"])
+        if after is not None:
+            return show_part(
+                request,
+                "execution_news.html",
+                position=question.position,
+                executions=found["items"],
+                has_more=found["next_cursor"] is not None,
+            )
         return show(
             request,
             "executions.html",
@@ -43,7 +61,7 @@ async def executions(request: Request) -> HTMLResponse:
             query=query,
             executions=found["items"],
             next_cursor=found["next_cursor"],
-            is_live=question.as_of is None and query.cursor is None,
+            is_live=is_live,
             **_suggested(question),
         )
 
@@ -74,6 +92,15 @@ async def execution(request: Request, execution_id: str) -> HTMLResponse:
             feedback=decoded(newest_feedback(question, execution_id, _FEEDBACK)),
             feedback_count=count_feedback(question, execution_id),
         )
+
+
+def _after(request: Request) -> int | None:
+    given = request.headers.get(_AFTER)
+    if given is None:
+        return None
+    if not _POSITION.fullmatch(given):
+        raise BadParameters.one(_AFTER, "give a position of the ledger, such as 42")
+    return int(given)
 
 
 def _suggested(question: Question) -> dict[str, Any]:

@@ -46,13 +46,15 @@ class _Walk(NamedTuple):
     values: list[object]
 
 
-def page_of_executions(question: Question, query: ExecutionQuery) -> dict[str, Any]:
-    """Executions that match every filter, newest first by position."""
+def page_of_executions(
+    question: Question, query: ExecutionQuery, *, above: int | None = None
+) -> dict[str, Any]:
+    """Executions that match every filter, newest first by position; only those above a given one."""
     after = query.after()
     walks = _walks(question, query)
     if not walks:
         return page([], query, "position")
-    rest, rest_values = _rest(question, query, after)
+    rest, rest_values = _rest(question, query, after, above)
     # Positions first: what is merged or sorted is then one number, not 25 columns.
     arms = " UNION ALL ".join(
         f"SELECT e.position FROM executions e {walk.by} WHERE {walk.term} AND {rest}"  # noqa: S608
@@ -175,11 +177,14 @@ def _window(query: ExecutionQuery) -> _Walk | None:
     return _Walk("INDEXED BY executions_by_time", term, [bound for _, bound in given])
 
 
-def _rest(question: Question, query: ExecutionQuery, after: object) -> tuple[str, list[object]]:
+def _rest(
+    question: Question, query: ExecutionQuery, after: object, above: object
+) -> tuple[str, list[object]]:
     """Every filter, whether the walk keeps to it already or not, and its values."""
     terms, values = [question.seen("e")], list[object]()
     for term, value in (
         ("e.position < ?", after),
+        ("e.position > ?", above),
         ("e.program_id = ?", query.program_id),
         ("e.model_id = ?", query.model_id),
         ("e.status = ?", query.status),
