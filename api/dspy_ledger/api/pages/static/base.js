@@ -4,14 +4,16 @@ const zoned = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyl
 const today = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
-/** Write the times within an element as the reader's clock has them; UTC is in their title. */
+/** Write the times within an element as the reader's clock has them; UTC is in their title. Those of today may
+ *  be short, and are written again when they no longer are. */
 export function localize(within) {
-  for (const time of within.querySelectorAll("time[datetime]:not([title])")) {
+  for (const time of within.querySelectorAll("time[datetime]:not([title]), time[data-short]")) {
     const moment = new Date(time.dateTime);
     if (Number.isNaN(moment.valueOf())) continue;
     time.title = `${time.dateTime.slice(0, 23).replace("T", " ").replace(/Z$/, "")} UTC`;
     const isToday = moment.toDateString() === new Date().toDateString();
-    time.textContent = (time.dataset.short !== undefined && isToday ? today : zoned).format(moment);
+    const text = (time.dataset.short !== undefined && isToday ? today : zoned).format(moment);
+    if (time.textContent !== text) time.textContent = text;
   }
 }
 
@@ -122,5 +124,6 @@ document.addEventListener("keydown", (event) => {
 document.querySelector("[data-theme-toggle]").hidden = false;
 document.querySelector("[data-zone]").textContent = `Times are in ${zone}`;
 localize(document);
+setInterval(() => localize(document), 60000); // a day may have ended
 offerCopies(document);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("themechange")));

@@ -1,6 +1,8 @@
-// Choices that take effect once made; their button is for readers without scripts.
+// Choices made with a pointer take effect at once. With the keyboard one walks through them, and presses the button.
 
-document.documentElement.classList.add("scripted");
 for (const form of document.querySelectorAll("form[data-submit]")) {
-  form.addEventListener("change", () => form.requestSubmit());
+  let pointed = false;
+  form.addEventListener("pointerdown", () => (pointed = true));
+  form.addEventListener("keydown", () => (pointed = false));
+  form.addEventListener("change", () => pointed && form.requestSubmit());
 }
