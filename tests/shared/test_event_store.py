@@ -513,6 +513,18 @@ def test_a_file_that_is_no_ledger_and_a_newer_one_are_refused_in_one_line_and_le
         assert open_below() == [], (no_ledger, newer)
 
 
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_store_whose_schema_is_no_text_any_more_is_told_in_one_line(tmp_path: Path, readonly: bool) -> None:
+    """SQLite quotes what it can't read, and Python can't decode that: a traceback in place of advice."""
+    path = tmp_path / "ledger.db"
+    SqliteEventStore(path).close()
+    content = path.read_bytes()
+    assert content.count(b"CREATE TABLE streams") == 1
+    path.write_bytes(content.replace(b"CREATE TABLE streams", b"CREATE TAB\xceE streams"))
+    with pytest.raises(StoreError, match="restore a backup"):
+        SqliteEventStore(path, readonly=readonly)
+
+
 def test_a_store_whose_making_was_cut_short_is_said_to_be_empty(tmp_path: Path) -> None:
     """A reader said that a table was missing, and to restore a backup."""
     (tmp_path / "ledger.db").touch()

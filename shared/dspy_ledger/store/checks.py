@@ -34,7 +34,7 @@ def problems(
         yield from _events(db, read, last, progress)
         yield from _dead_letters(db)
         yield from _accounts(db)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter of the text of the former
         yield f"the database can't be read: {error}"
 
 

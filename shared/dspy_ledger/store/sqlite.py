@@ -88,7 +88,7 @@ class SqliteEventStore:
                 schema_version(self._db, path)
                 row = self._db.execute("SELECT value FROM meta WHERE key = 'ledger_id'").fetchone()
                 self._ledger_id = str(row[0])
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last of a schema that is damaged
             advice = f"{error}; restore a backup of it, or move it away"
             told = told_of_disk(error, path.parent) if is_of_disk(error) else advice
             raise StoreError(f"can't open the event store {path}: {told}") from None
