@@ -17,6 +17,7 @@ from rich.console import Console
 
 from dspy_ledger.cli.verify import show
 from dspy_ledger.errors import LedgerError, StartupError, StoreError
+from dspy_ledger.projector.asking import carried_out
 from dspy_ledger.projector.claims import Claim
 from dspy_ledger.projector.lease import WriterLease
 from dspy_ledger.projector.office import open_office
@@ -172,6 +173,42 @@ def test_a_registry_entry_that_cannot_be_read_is_told_and_mended_by_replay(
         client.delete(keys.program("p"))
         client.set(keys.program("p"), "no hash")
         assert "WRONGTYPE" in verify(settings).registry.differences[0]
+
+
+def test_a_content_that_cannot_be_read_is_told_and_mended_by_replay(
+    valkey: Valkey, settings: Settings
+) -> None:
+    """Verify was content, replay left it, and every producer failed to read the registry."""
+    with live(settings, [registration("r1", 1, body={"demos": ["a"]})]):
+        pass
+    with valkey.client() as client:
+        right = client.hget(settings.keys.contents("p"), "c1:0")
+        client.hset(settings.keys.contents("p"), "c1:0", b"junk")
+        [told] = verify(settings).registry.differences
+        assert "is no JSON" in told
+        replay(settings, "registry")
+        assert client.hget(settings.keys.contents("p"), "c1:0") == right
+        assert verify(settings).clean
+
+
+def test_a_state_that_was_erased_and_lies_in_redis_still_is_told_and_mended_by_replay(
+    valkey: Valkey, settings: Settings
+) -> None:
+    with live(
+        settings, [registration("r1", 1, body={"demos": ["a"]}), registration("r2", 2, content="c1:1")]
+    ):
+        pass
+    with valkey.client() as client:
+        kept_too_long = client.hget(settings.keys.contents("p"), "c1:0")
+        carried_out(settings, "forget", {"program": "p"}, "a test")
+        assert verify(settings).clean
+        client.hset(settings.keys.contents("p"), "c1:0", kept_too_long)
+        assert verify(settings).registry.differences == [
+            "p 1.0.0 (c1:0): its state was erased, and is there; run `dspy-ledger replay registry`"
+        ]
+        replay(settings, "registry")
+        assert verify(settings).clean
+        assert b"demos" not in client.hget(settings.keys.contents("p"), "c1:0")
 
 
 def test_a_redis_that_is_down_is_noted(settings: Settings, make_settings: Callable[..., Settings]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from dspy_ledger.keys import DATA_FIELD, Keys
 from dspy_ledger.projector.catalog import Catalog, Content
 from dspy_ledger.projector.parking import left_out, registrations
 from dspy_ledger.projector.projection import Checkpoint
-from dspy_ledger.registry_format import decode_known, encode_content, encode_known
+from dspy_ledger.registry_format import decode_content, decode_known, encode_content, encode_known
 from dspy_ledger.store import EventStore, StoredEvent
 from dspy_ledger.streams import entry_order
 
@@ -29,6 +29,8 @@ _ERASED = EVENT_TYPES["BodyErased"]
 _PER_TRANSACTION = 100  # registrations, or entries of the stream: each may carry a megabyte
 
 T = TypeVar("T")
+Field = tuple[str, str]
+"""A hash's key, and the content hash within it."""
 
 
 class Registry:
@@ -135,20 +137,23 @@ class Registry:
             pipe.execute()
         self._checkpoint, self._left_out = checkpoint, all_passed
 
-    def _garbled(self, chunk: list[StoredEvent]) -> set[tuple[str, str]]:
-        """The registered contents whose entry is there and can't be read."""
+    def _garbled(self, chunk: list[StoredEvent]) -> set[Field]:
+        """Of what is registered, the fields that are there and can't be read."""
         registered = [event.data for event in chunk if event.type == _REGISTERED]
-        contents = list(dict.fromkeys((data["program_id"], data["content_hash"]) for data in registered))
+        readers: dict[Field, Callable[[bytes], object]] = {}
+        for data in registered:
+            readers[self._keys.program(data["program_id"]), data["content_hash"]] = decode_known
+            readers[self._keys.contents(data["program_id"]), data["content_hash"]] = decode_content
         with self._client.pipeline(transaction=False) as pipe:
-            for program_id, digest in contents:
-                pipe.hget(self._keys.program(program_id), digest)
+            for key, digest in readers:
+                pipe.hget(key, digest)
             return {
-                content for content, value in zip(contents, pipe.execute(), strict=True) if _is_garbled(value)
+                field
+                for (field, read), value in zip(readers.items(), pipe.execute(), strict=True)
+                if _is_garbled(value, read)
             }
 
-    def _add(
-        self, pipe: Pipeline, event: StoredEvent, catalog: Catalog, garbled: set[tuple[str, str]]
-    ) -> None:
+    def _add(self, pipe: Pipeline, event: StoredEvent, catalog: Catalog, garbled: set[Field]) -> None:
         data = event.data
         registered = catalog.register(data, event.position)
         program, digest, content = registered.program, registered.content_hash, registered.content
@@ -156,9 +161,12 @@ class Registry:
         if registered.new:
             known = encode_known(content.version, program.known[digest].interface)
             pipe.sadd(self._keys.programs, program.program_id)
-            put = pipe.hset if (program.program_id, digest) in garbled else pipe.hsetnx
-            put(self._keys.program(program.program_id), digest, known)
-            put(contents, digest, _content(data, event, content.version))
+            for key, value in (
+                (self._keys.program(program.program_id), known),
+                (contents, _content(data, event, content.version)),
+            ):
+                put = pipe.hset if (key, digest) in garbled else pipe.hsetnx
+                put(key, digest, value)
         elif registered.reworded:
             first = self._store.event_at(content.position)
             assert first is not None
@@ -236,9 +244,9 @@ def _content(data: dict[str, Any], event: StoredEvent, version: str) -> bytes:
     return encode_content({**data, "version": version}, event.body_json())
 
 
-def _is_garbled(value: bytes | None) -> bool:
+def _is_garbled(value: bytes | None, read: Callable[[bytes], object]) -> bool:
     try:
-        return value is not None and not decode_known(value)
+        return value is not None and not read(value)
     except InvalidInput:
         return True
 

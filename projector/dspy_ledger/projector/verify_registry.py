@@ -1,4 +1,4 @@
-"""Verify the registry: it must hold each content's version as the store tells it, and may hold more."""
+"""Verify the registry: it must hold each content as the store tells it, nothing erased, and may hold more."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from dspy_ledger.projector.catalog import Catalog
 from dspy_ledger.projector.lease import WriterLease
 from dspy_ledger.projector.parking import registrations
 from dspy_ledger.projector.verify_report import Part
-from dspy_ledger.registry_format import decode_known
+from dspy_ledger.registry_format import decode_content, decode_known
 from dspy_ledger.settings import Settings
+from dspy_ledger.store import StoredEvent
 
 __all__ = ["check_registry"]
 
 _WAIT = 10.0  # seconds for a running projector to come on
 _LOOK_EVERY = 0.05
 _REDIS_TIMEOUT = 5.0
+_MEND = "run `dspy-ledger replay registry`"
 
 
 def check_registry(settings: Settings, store: ReadingStore, end: int, part: Part) -> None:
@@ -42,7 +44,7 @@ def check_registry(settings: Settings, store: ReadingStore, end: int, part: Part
     try:
         deadline = time.monotonic() + _WAIT
         while True:
-            differing = list(_registry_differences(client, settings, catalog))
+            differing = list(_registry_differences(client, settings, store, catalog))
             if not differing or time.monotonic() >= deadline or not WriterLease.is_held(settings.data_dir):
                 break
             time.sleep(_LOOK_EVERY)
@@ -59,21 +61,34 @@ def check_registry(settings: Settings, store: ReadingStore, end: int, part: Part
         part.differs(sentence)
 
 
-def _registry_differences(client: redis.Redis, settings: Settings, catalog: Catalog) -> Iterator[str]:
+def _registry_differences(
+    client: redis.Redis, settings: Settings, store: ReadingStore, catalog: Catalog
+) -> Iterator[str]:
     for program in catalog.programs.values():
         name = program.program_id
         there: dict[bytes, bytes] = client.hgetall(settings.keys.program(name))  # type: ignore[assignment]
-        states = set(client.hkeys(settings.keys.contents(name)))
         for digest, content in program.contents.items():
             what = f"{name} {content.version} ({digest})"
             value = there.get(digest.encode())
-            if value is None or digest.encode() not in states:
-                yield f"{what} is missing; run `dspy-ledger replay registry`"
+            held: bytes | None = client.hget(settings.keys.contents(name), digest)  # type: ignore[assignment]
+            if value is None or held is None:
+                yield f"{what} is missing; {_MEND}"
                 continue
             try:
                 version = decode_known(value).version
+                _, state = decode_content(held)
             except InvalidInput as error:
-                yield f"{what}: {error}; run `dspy-ledger replay registry`"
+                yield f"{what}: {error}; {_MEND}"
                 continue
             if version != content.version:
                 yield f"{what}: it is {version} there, and stays: a producer may have decided it"
+            if state is not None and _is_erased(store.event_at(content.position)):
+                yield f"{what}: its state was erased, and is there; {_MEND}"
+
+
+def _is_erased(registration: StoredEvent | None) -> bool:
+    return (
+        registration is not None
+        and registration.body is None
+        and registration.envelope.get("bodydigest") is not None
+    )
