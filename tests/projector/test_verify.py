@@ -51,6 +51,25 @@ def change(path: Path, statement: str) -> None:
     db.close()
 
 
+def test_a_body_that_is_gone_without_an_erasure_is_noted(settings: Settings) -> None:
+    """As in an export up to a position before the erasure: no difference, and nothing to pass over."""
+    with live(settings, [execution(f"e{n}", n, body={"inputs": n}) for n in range(1, 20)]):
+        pass
+    carried_out(settings, "forget", {"execution": "e3"}, "a test")
+    report = verify(settings)
+    assert (report.clean, report.ledger.notes) == (True, [])
+    change(settings.store_path, "DELETE FROM bodies WHERE position IN (7, 16)")
+    for folded in ("views.current", "directory.json"):
+        (settings.data_dir / folded).unlink()
+    with open_office(settings) as office:
+        follow(office)
+    report = verify(settings)
+    assert report.clean, all_of(report)
+    assert report.ledger.notes == [
+        f"position {position}: its body is gone, and no erasure says so" for position in (7, 16)
+    ]
+
+
 def test_what_was_folded_live_is_clean_and_nothing_is_written(settings: Settings) -> None:
     with live(settings, SOME):
         pass

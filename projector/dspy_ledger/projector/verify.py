@@ -88,12 +88,13 @@ def _fold(
     store: ReadingStore, end: int, ledger: Part, views: list[tuple[Projection, int]], tell: Tell
 ) -> None:
     """Read the ledger once: for its digest, and into each view up to its position."""
-    digest, at = sha256(), 0
+    digest, at, gone = sha256(), 0, _Gone(store, end)
     parked = {view.name: {event.position for event in store.parked(view.name)} for view, _ in views}
     while at < end:
         batch = store.read(at, min(BATCH, end - at))
         for event in batch:
             digest.update(_sealed(event))
+            gone.look_at(event)
         for view, upto in views:
             part = blanked([event for event in batch if event.position <= upto], parked[view.name])
             if part:
@@ -101,6 +102,31 @@ def _fold(
         at = batch[-1].position
         tell(Progress(at, end, "folding"))
     ledger.position, ledger.digest = end, digest.hexdigest()
+    for position in gone.positions():
+        ledger.note(f"position {position}: its body is gone, and no erasure says so")
+
+
+class _Gone:
+    """Where bodies are gone, but for what the ledger says was erased: a bit for each position."""
+
+    def __init__(self, store: ReadingStore, end: int) -> None:
+        self._store = store
+        self._bits = bytearray(end // 8 + 1)
+
+    def look_at(self, event: StoredEvent) -> None:
+        """The next event."""
+        if event.body is None and event.envelope.get("bodydigest") is not None:
+            self._bits[event.position // 8] |= 1 << event.position % 8
+        elif self._store.erased(event):
+            for position in self._store.positions_of(event.data["event_ids"]).values():
+                if position < event.position:
+                    self._bits[position // 8] &= ~(1 << position % 8)
+
+    def positions(self) -> Iterator[int]:
+        """Those that are left, in order."""
+        for at, byte in enumerate(self._bits):
+            if byte:
+                yield from (8 * at + bit for bit in range(8) if byte & 1 << bit)
 
 
 def _sealed(event: StoredEvent) -> bytes:

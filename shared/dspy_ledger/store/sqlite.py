@@ -250,14 +250,15 @@ class SqliteEventStore:
             return len(new)
 
     def _erase_as_told(self, events: Sequence[StoredEvent]) -> None:
-        """Delete the bodies that were erased where these events come from: as its writer says, no stream."""
-        erasures = [
-            e for e in events if e.type == _ERASED and e.source == self._own_source and e.stream_id is None
-        ]
+        """Delete the bodies that were erased where these events come from."""
         self._db.executemany(
             "DELETE FROM bodies WHERE position = (SELECT position FROM events WHERE event_id = ?)",
-            [(event_id,) for event in erasures for event_id in event.data["event_ids"]],
+            [(event_id,) for event in events if self.erased(event) for event_id in event.data["event_ids"]],
         )
+
+    def erased(self, event: StoredEvent) -> bool:
+        """Whether it is an erasure, as this ledger's writer told it: what the stream brings, others say."""
+        return event.type == _ERASED and event.source == self._own_source and event.stream_id is None
 
     @property
     def _own_source(self) -> str:
