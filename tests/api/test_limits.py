@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 from http.client import HTTPConnection
 
@@ -51,8 +52,7 @@ def test_a_head_that_is_too_large_is_answered_before_the_connection_ends(url, si
 
 
 def test_what_is_no_http_is_answered_as_such(url):
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as client:
+    with socket.create_connection(address(url)) as client:
         client.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         answer = b""
         while more := client.recv(4096):
@@ -97,6 +97,9 @@ class Transport(asyncio.Transport):
     def abort(self) -> None:
         self.aborted.set()
 
+    def close(self) -> None:
+        pass
+
 
 async def test_a_client_that_takes_some_of_what_it_is_sent_has_more_time(monkeypatch):
     monkeypatch.setattr(connection, "_PATIENCE", 0.01)
@@ -107,6 +110,47 @@ async def test_a_client_that_takes_some_of_what_it_is_sent_has_more_time(monkeyp
     client.pause_writing()
     await transport.aborted.wait()
     assert transport.sizes == [0]
+
+
+@pytest.fixture
+def impatient(ledger, api_settings):
+    """Waits for a request as long as for one that takes nothing: half a second."""
+    ledger.fold()
+    quick = "from dspy_ledger.api import connection, streaming; connection._PATIENCE = 0.5"
+    with running(api_settings.data_dir, f"{quick}; streaming._HEARTBEAT = 0.2") as (process, url):
+        yield url
+        process.send_signal(signal.SIGTERM)
+        assert "ERROR" not in process.communicate(timeout=15)[1]
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""),
+        (b"GET /health/live HTTP/1.1\r\nHost: a\r\n", b"HTTP/1.1 408 Request Timeout\r\ncontent-type: "),
+        (b"POST /signin HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nkey=", b""),
+    ],
+)
+def test_a_connection_on_which_no_whole_request_comes_is_ended(impatient, sent, answer):
+    """It stayed for ever, and enough of them left none for others."""
+    for before in (b"", b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"):
+        if before and not sent:
+            continue
+        told = answered(impatient, before, sent) if before else answered(impatient, sent)
+        *_, last = told.rpartition(b'{"status":"live"}')
+        assert last.startswith(answer)
+        assert bool(last) is bool(answer)
+
+
+def test_a_client_whose_request_is_whole_is_not_hurried(impatient):
+    for offer in (b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"):
+        with socket.create_connection(address(impatient), timeout=20) as client:
+            client.sendall(b"GET /v1/events/stream HTTP/1.1\r\nHost: a\r\n" + offer + b"\r\n")
+            told = b""
+            while told.count(b"the ledger is at") < 5:
+                more = client.recv(4096)
+                assert more, "ended"
+                told += more
 
 
 @pytest.mark.parametrize(
@@ -134,9 +178,8 @@ def test_an_offer_to_speak_another_protocol_is_passed_over_and_the_connection_go
 
 def answered(url, *sent):
     """All that comes, each part of what is sent after the answer to the one before."""
-    host, port = url.removeprefix("http://").split(":")
     answer = b""
-    with socket.create_connection((host, int(port)), timeout=20) as client:
+    with socket.create_connection(address(url), timeout=20) as client:
         for part in sent[:-1]:
             client.sendall(part)
             answer += client.recv(65536)
@@ -144,3 +187,8 @@ def answered(url, *sent):
         while more := client.recv(65536):
             answer += more
     return answer
+
+
+def address(url):
+    host, port = url.removeprefix("http://").split(":")
+    return host, int(port)

@@ -27,14 +27,41 @@ class _Unusable(Exception):
 class Connection(HttpToolsProtocol):
     """A client that takes nothing of what it is sent for 30 s is disconnected, and its place is free.
 
-    What is no HTTP, or has more than ``MOST_HEAD`` bytes before its body, is answered with a problem.
+    So is one that has not sent a whole request within 30 s. What is no HTTP, or has more than ``MOST_HEAD``
+    bytes before its body, is answered with a problem.
     """
 
     _stalled: asyncio.TimerHandle | None = None
+    _awaited: asyncio.TimerHandle | None = None
+    """Runs until a request is whole."""
     _refused = False
     _unread = 0
     """Bytes that came of a head whose end has not come."""
     _too_large = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as Uvicorn's
+        """A client is there."""
+        super().connection_made(transport)
+        self._await_request()
+
+    def _await_request(self) -> None:
+        if self._awaited is None:
+            self._awaited = self.loop.call_later(_PATIENCE, self._too_late)
+
+    def _have_request(self) -> None:
+        if self._awaited is not None:
+            self._awaited.cancel()
+            self._awaited = None
+
+    def _too_late(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # its answer may have begun
+        elif self._unread:
+            self._refuse(
+                HTTPStatus.REQUEST_TIMEOUT, f"no whole request came within {_PATIENCE:g} s; send it again"
+            )
+        else:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
@@ -66,6 +93,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is not there any more."""
         self._forget()
+        self._have_request()
         super().connection_lost(exc)
 
     def _forget(self) -> None:
@@ -78,10 +106,22 @@ class Connection(HttpToolsProtocol):
         if self._refused:
             return
         self._unread += len(data)
+        self._await_request()
         super().data_received(data)
         if self._unread > MOST_HEAD and not self._refused:
             self._too_large = True
             self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._have_request()
+        self._await_request()
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        self._have_request()
+        super().on_message_complete()
 
     def on_headers_complete(self) -> None:
         """A head is complete; what is wrong with it reaches :meth:`send_400_response`."""
@@ -102,12 +142,14 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what can't be read."""
-        self._refused = True
         if self._too_large:
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             detail = f"path, query and headers are larger than {MOST_HEAD} bytes; ask with less"
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
         else:
-            status, detail = HTTPStatus.BAD_REQUEST, f"{msg} See that what asks speaks HTTP/1.1"
+            self._refuse(HTTPStatus.BAD_REQUEST, f"{msg} See that what asks speaks HTTP/1.1")
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        self._refused = True
         title = status.phrase
         body = dump({"type": "about:blank", "title": title, "status": status.value, "detail": detail})
         self.transport.write(

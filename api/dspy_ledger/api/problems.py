@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -159,6 +160,8 @@ class ProblemsForCrashes:
 
         try:
             await self._app(scope, receive, noting)
+        except ClientDisconnect:  # amid what it sent; there is nobody to answer
+            return
         except Exception:
             if scope["type"] != "http" or started:
                 raise
