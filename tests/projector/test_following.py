@@ -106,6 +106,37 @@ def test_a_view_of_a_rare_type_goes_through_so_many_events_at_once_and_no_more(
     assert (reached, view.at, view.folded) == ([10, 20, 30], 35, ["r"])
 
 
+def test_a_view_that_lags_by_little_takes_what_is_handed_over_after_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read from the store what had been handed over, and fell back further with each batch."""
+    store = ledger(tmp_path)
+    stored = append(store, [registration(f"r{n}", n, content=f"c1:{n}") for n in range(1, 10)])
+    asked = []
+    read = type(store).read
+
+    def noting(self, after, limit, **how):
+        found = read(self, after, limit, **how)
+        asked.extend(event.position for event in found)
+        return found
+
+    monkeypatch.setattr(type(store), "read", noting)
+    view = _Registrations()
+    assert not projection.advance(store, view, stored[4:])
+    assert (view.folded, asked) == ([f"r{n}" for n in range(1, 10)], [1, 2, 3, 4])
+
+
+def test_a_view_that_lags_by_much_goes_on_from_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "BATCH", 3)
+    store = ledger(tmp_path)
+    stored = append(store, [registration(f"r{n}", n, content=f"c1:{n}") for n in range(1, 10)])
+    view = _Registrations()
+    assert projection.advance(store, view, stored[4:], seconds=0)
+    assert view.at == 3
+
+
 def test_a_view_that_can_not_be_asked_how_far_it_is_rests_and_the_others_go_on(tmp_path: Path) -> None:
     """Redis went away between a slice of the registry and the line in the log about it: the process ended."""
     store = ledger(tmp_path, [execution(f"e{n}", n) for n in range(1, 6)])

@@ -108,8 +108,8 @@ def advance(
     Args:
         store: the writer's.
         projection: what to bring on.
-        events: the batch just stored, for a projection that stands right before it; one with a hole, since
-            another thread stored in between, is read from the store instead.
+        events: the batch just stored, for a projection that stands before it by no more than it folds at
+            once; one with a hole, since another thread stored in between, is read from the store instead.
         seconds: how long a slice may take, but for the batch at hand.
         clock: seconds, monotonic.
 
@@ -117,9 +117,17 @@ def advance(
         Whether it still lags behind the store.
     """
     at = projection.position()
-    if events and at == events[0].position - 1 and events[-1].position == at + len(events):
-        fold_or_park(store, projection.name, projection.apply, events)
-        return False
+    if events and events[-1].position == events[0].position + len(events) - 1:
+        start = events[0].position - 1
+        if start - BATCH <= at < start:
+            # It would lag for as long as events come as fast as it reads them again.
+            parked = {event.position for event in store.parked(projection.name)}
+            between = _read(store, projection, at, start, BATCH)
+            fold_or_park(store, projection.name, projection.apply, blanked(between, parked))
+            events, at = blanked(events, parked), projection.position()
+        if at == start:
+            fold_or_park(store, projection.name, projection.apply, events)
+            return False
     deadline = clock() + seconds
     end = store.last_position()
     if at >= end:
