@@ -76,7 +76,7 @@ def fuzz(folder: Path, entries: int, seed: int, on_batch: Callable[[int], None] 
             outcome.differences.append(f"{projection.name} stands at {projection.position()}")
     outcome.differences += [f"{p.projection} broke at {p.position}: {p.detail}" for p in store.parked()]
     outcome.differences += store.check()
-    known = {letter.stream_id for letter in store.dead_letters(limit=entries)}
+    known = {letter.stream_id for letter in store.dead_letters(limit=entries, raw=False)}
     known.update(str(stored.stream_id) for stored in store.read_all())
     lost = sum(f"{number + 1}-0" not in known for number in range(entries)) - outcome.duplicates
     if lost:
