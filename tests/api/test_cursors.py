@@ -21,6 +21,15 @@ def test_a_cursor_gives_back_the_key_it_was_made_of(name, asked, after):
     assert decode_cursor(encode_cursor(name, asked, after), name, dict(asked), type(after)) == after
 
 
+def test_a_page_that_ends_with_a_long_id_is_gone_on_after(ledger, api):
+    """The cursor had more than the 4,096 characters that the API itself took."""
+    names = sorted(["a", "b" * 3100, "c" + "\x01" * 500, "d" + "é" * 2000, "e"])
+    for number, name in enumerate(names):
+        ledger.execute(f"x{number}", model_id=name)
+    ledger.fold()
+    assert [item["model_id"] for item in api.walk("/v1/programs/models", limit=1)] == names
+
+
 @given(words, words, filters, positions)
 def test_a_cursor_of_another_list_is_refused(name, other, asked, after):
     if name != other:

@@ -17,7 +17,7 @@ __all__ = ["BadCursor", "Key", "decode_cursor", "encode_cursor"]
 Key = int | str
 """What a list is ordered by: a position or an id."""
 
-_BASE64URL = re.compile(r"[A-Za-z0-9_-]{1,4096}", re.ASCII)
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _HIGHEST = 2**63 - 1  # SQLite's
 
 

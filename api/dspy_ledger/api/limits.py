@@ -10,7 +10,7 @@ from dspy_ledger.api.problems import problem
 __all__ = ["LimitTarget"]
 
 _MOST = 8192
-"""Bytes of path and query; twenty tags or the longest cursor take a part of it."""
+"""Bytes of path and query; twenty tags, or the cursor after an id of 5,000 bytes, take a part of it."""
 
 
 class LimitTarget:
