@@ -277,7 +277,7 @@ def test_what_comparing_takes_is_bounded_for_all_texts_of_two_versions_together(
             defaultdict(lambda: None, content_hash=digest, state={"form": {"parameters": parts}})
             for digest, parts in (("c1:0", sides), ("c1:1", others))
         ),
-        effort,
+        effort=effort,
     )
     assert 0 <= effort.left < 1_000_000
     equal = [

@@ -27,7 +27,7 @@ _TOLD_APART: Final = frozenset({"path", "instructions", "fields", "config", "dem
 Json = dict[str, Any]
 
 
-def differences(before: Json, after: Json, effort: Effort | None = None) -> Json:
+def differences(before: Json, after: Json, *, effort: Effort | None = None) -> Json:
     """What changes from one version to another of the same program.
 
     Args:

@@ -31,6 +31,9 @@ def matcher(
 
 
 class _Bounded(SequenceMatcher[str]):
+    a: Sequence[str]
+    b2j: dict[str, list[int]]  # where each item of the other one is
+
     def __init__(self, old: Sequence[str], new: Sequence[str], effort: Effort, *, autojunk: bool) -> None:
         super().__init__(None, old, new, autojunk)
         self._effort = effort

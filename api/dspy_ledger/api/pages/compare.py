@@ -55,7 +55,7 @@ async def compare_page(request: Request, program_id: str) -> HTMLResponse:
         before = query.before or by_label.get(after, {}).get("before") or after
         sides = [with_state(request, question, program_id, label) for label in (before, after)]
         effort = Effort()
-        found = differences(*sides, effort)
+        found = differences(*sides, effort=effort)
         at = versions.index(by_label[after])
         return show(
             request,
