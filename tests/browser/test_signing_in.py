@@ -76,3 +76,20 @@ def test_a_revoked_key_ends_its_sessions(reader, key, behind_keys, eventually) -
         return reader.page.get_by_role("heading", level=1).text_content() == "Sign in"
 
     eventually(is_out)
+
+
+def test_a_list_that_is_followed_says_that_the_session_is_over_and_asks_no_more(
+    reader, key, behind_keys
+) -> None:
+    """It was not live for ever, and asked for the stream every ten seconds."""
+    reader.page.goto("/executions")
+    sign_in(reader, key[0])
+    state = reader.page.get_by_role("status").and_(reader.page.locator("[data-tail-state]"))
+    expect(state).to_have_text("Live")
+    reader.expect_status("401 /v1/events/stream")
+    behind_keys[0].revoke(key[1].id)
+    come_back = "document.dispatchEvent(new Event('visibilitychange'))"
+    reader.page.evaluate(f"dispatchEvent(new Event('pagehide')); {come_back}")
+    expect(state).to_have_text("Signed out: load the page again")
+    reader.page.evaluate(come_back)
+    assert state.text_content() == "Signed out: load the page again"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, expect
+from collections.abc import Callable
 
+from playwright.sync_api import Page, Route, expect
+
+from browser.chromium import Reader
 from browser.system import System
 
 
@@ -62,7 +65,9 @@ def test_while_paused_new_executions_are_counted_and_shown_when_it_goes_on(
     live(page)
     page.get_by_role("button", name="Pause").click()
     execution_id = system.record()
-    expect(page.get_by_text("Paused, 1 new")).to_be_visible()
+    expect(page.get_by_text("1 new")).to_be_visible()
+    # Outside of what screen readers are told of at each change: the count has many.
+    expect(page.get_by_role("status").filter(has_text="Paused")).to_have_text("Paused")
     expect(row(page, execution_id)).to_have_count(0)
     page.get_by_role("button", name="Go on").click()
     expect(row(page, execution_id)).to_be_visible()
@@ -79,6 +84,88 @@ def test_only_what_fits_the_filters_comes_in(page: Page, system: System) -> None
     expect(row(page, failed)).to_be_visible()
     expect(row(page, failed)).to_contain_text("TimeoutError: too slow")
     expect(row(page, fine)).to_have_count(0)
+
+
+def news_only(page: Page, answer: Callable[[Route], None]) -> None:
+    """Have the questions of a list that is followed, and no others, answered by this."""
+    page.route(
+        "**/executions*",
+        lambda route: answer(route) if "ledger-after" in route.request.headers else route.fallback(),
+    )
+
+
+def test_the_next_page_goes_on_after_the_last_row_that_is_left(
+    page: Page, system: System, eventually: Callable[..., None]
+) -> None:
+    """Of more new rows than a page has the newest were shown, and the rest were on no page."""
+    live(page, "/executions?limit=1")
+    listed: list[str] = []
+
+    def all_three_at_once(route: Route) -> None:
+        def folded() -> bool:
+            found = system.get("/v1/programs/executions", limit=3)["items"]
+            listed[:] = [each["execution_id"] for each in found]
+            return set(listed) == recorded
+
+        eventually(folded)
+        route.continue_()
+
+    news_only(page, all_three_at_once)
+    recorded = {system.record() for _ in range(3)}
+    expect(page.locator("tr.arrived")).to_have_count(1)
+    newest, older, _ = listed
+    expect(row(page, newest)).to_be_visible()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.locator('a[rel="next"]').click()
+    expect(row(page, older)).to_be_visible()
+
+
+def test_a_question_that_is_refused_is_told_and_nothing_is_called_live(
+    reader: Reader, system: System
+) -> None:
+    """The answer was passed over, and asked for again at once."""
+    asked = []
+    problem = '<p class="detail">the answer was not found within 5 s</p>'
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=503, content_type="text/html", body=problem)
+
+    page = reader.page
+    reader.expect_status("503 /executions")
+    news_only(page, refuse)
+    page.goto("/executions?service=none")
+    expect(page.get_by_role("status").filter(has_text="Not live")).to_have_text(
+        "Not live: the answer was not found within 5 s"
+    )
+    for _ in range(2):
+        system.record()
+    expect(page.get_by_text("Not live: the answer")).to_be_visible()
+    assert len(asked) == 1
+
+
+def test_following_begins_now_and_not_where_the_list_ended(page: Page) -> None:
+    """Whoever came back to a page was sent all that had happened since."""
+    with page.expect_request("**/v1/events/stream*") as stream:
+        live(page)
+    assert "after" not in stream.value.url
+    assert "last-event-id" not in stream.value.headers
+
+
+def test_choices_wait_for_their_button_unless_they_are_made_with_a_pointer(page: Page) -> None:
+    """An arrow key on a choice loaded the page, and whoever uses the keyboard began at its top again."""
+    page.goto("/programs/text_completion")
+    page.evaluate("window.mark = 1")
+    better = page.get_by_label("Better")
+    better.focus()
+    page.keyboard.press("ArrowDown")
+    expect(better).to_have_value("lower")
+    assert page.evaluate("window.mark") == 1
+    page.get_by_role("region", name="Best version").get_by_role("button", name="Show").click()
+    page.wait_for_url("**better=lower**")
+    better.dispatch_event("pointerdown")
+    better.select_option("higher")
+    page.wait_for_url("**better=higher**")
 
 
 def test_as_of_a_moment_nothing_later_shows_until_one_goes_to_now(page: Page, system: System) -> None:
