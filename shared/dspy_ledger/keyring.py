@@ -44,7 +44,7 @@ _LETTERS = string.ascii_letters + string.digits
 _SECRET = 43  # letters: 256 bits
 _KEY = re.compile(rf"dlk_([a-z0-9]{{8}})_[A-Za-z0-9]{{{_SECRET}}}", re.ASCII)
 _TOKEN = re.compile(rf"[A-Za-z0-9]{{{_SECRET}}}", re.ASCII)
-_MOST_SESSIONS = 1000
+_MOST_SESSIONS = 100  # of one key
 _LONGEST_NAME = 100
 _NOBODY = sha256(b"").hexdigest()  # what an unknown key is compared with, so that it takes as long
 
@@ -87,8 +87,8 @@ class Keyring:
         self._folder = data_dir
         self._path = data_dir / KEYRING
         self._name = str(self._path)
-        self._seen: tuple[int, int, int] | None = None
-        self._content = _Content()
+        # Replaced whole: several threads read, and what one of them read is not to go by another's stamp.
+        self._held: tuple[tuple[int, int, int] | None, _Content] = None, _Content()
 
     def all_keys(self) -> list[ApiKey]:
         """All that were ever created, the oldest first."""
@@ -148,8 +148,9 @@ class Keyring:
         with self._changing() as content:
             for session in [each for each in content.sessions.values() if each.expires_at <= now]:
                 del content.sessions[session.hash]
-            while len(content.sessions) >= _MOST_SESSIONS:
-                del content.sessions[next(iter(content.sessions))]  # the oldest
+            of_key = [each for each in content.sessions.values() if each.key_id == key.id]
+            for session in of_key[: max(0, len(of_key) + 1 - _MOST_SESSIONS)]:  # the oldest
+                del content.sessions[session.hash]
             session = _Session(_hash(token), key.id, ends)
             content.sessions[session.hash] = session
         return token
@@ -174,19 +175,22 @@ class Keyring:
         try:
             stat = os.stat(self._name)  # noqa: PTH116  half the time of Path's, at every request
         except FileNotFoundError:
-            self._seen, self._content = None, _Content()
-            return self._content
+            return _Content()
         except OSError as error:
             raise self._unreadable(error) from None
-        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if seen != self._seen:
-            try:
-                self._content = msgspec.json.decode(self._path.read_bytes(), type=_Content)
-            except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-                self._seen = None
-                raise self._unreadable(error) from None
-            self._seen = seen
-        return self._content
+        stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        held = self._held
+        if held[0] != stamp:
+            held = self._held = stamp, self._load()
+        return held[1]
+
+    def _load(self) -> _Content:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_Content)
+        except FileNotFoundError:
+            return _Content()
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise self._unreadable(error) from None
 
     @contextmanager
     def _changing(self) -> Iterator[_Content]:
@@ -196,8 +200,7 @@ class Keyring:
             lock = os.open(self._folder / "keyring.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                self._seen = None
-                before = self._read()
+                before = self._load()
                 content = _Content(dict(before.keys), dict(before.sessions))
                 yield content
                 if content != before:

@@ -22,7 +22,7 @@ from api.conftest import Api
 from api.test_server import running
 from dspy_ledger import wire
 from dspy_ledger.api import run_api, schemas
-from dspy_ledger.api.access import COOKIE, is_foreign, is_own_name
+from dspy_ledger.api.access import cookie_of, is_foreign, is_own_name
 from dspy_ledger.api.routes.signin import local_path
 from dspy_ledger.api.security_headers import CONTENT_SECURITY_POLICY
 from dspy_ledger.errors import StartupError
@@ -281,7 +281,8 @@ def test_a_stream_under_way_tells_nothing_after_its_key_or_session_ended(
     ledger.fold()
     key = keyring.all_keys()[0]
     token = keyring.begin_session(key)
-    headers = {"Authorization": f"Bearer {read_key}"} if end == "revoke" else {"Cookie": f"{COOKIE}={token}"}
+    cookie = f"{cookie_of(keyring)}={token}"
+    headers = {"Authorization": f"Bearer {read_key}"} if end == "revoke" else {"Cookie": cookie}
     with running(api_settings.data_dir) as (_, url), httpx.Client(base_url=url, timeout=20) as client:
         with client.stream("GET", "/v1/events/stream?after=0", headers=headers) as answer:
             lines = answer.iter_lines()
@@ -328,7 +329,7 @@ def test_no_other_sites_page_acts_with_or_without_keys(api, keyring, path):
 
 
 def test_a_session_of_the_browser_does_not_act_for_another_sites_page(api, keyring, admin_key):
-    cookie = f"{COOKIE}={keyring.begin_session(keyring.all_keys()[0])}"
+    cookie = f"{cookie_of(keyring)}={keyring.begin_session(keyring.all_keys()[0])}"
     path = "/v1/deadletters/1/drop"
     assert ask(api, path, method="POST", Cookie=cookie, Sec_Fetch_Site="same-origin").status_code == 503
     for headers in ({"Origin": "http://localhost:3000"}, {"Sec_Fetch_Site": "same-site"}):
@@ -374,14 +375,28 @@ def test_the_cookie_is_secure_where_the_page_is(api, read_key):
 def test_a_session_ends_with_its_key_and_by_signing_out(api, keyring, read_key):
     sign_in(api, read_key)
     assert api.get("/v1/programs").status_code == 503
-    old = api._client.cookies[COOKIE]
+    cookie = cookie_of(keyring)
+    old = api._client.cookies[cookie]
     done = api.request(method="POST", url="/signout")
     assert (done.status_code, done.headers["location"]) == (303, "/signin")
-    assert COOKIE not in api._client.cookies
-    assert ask(api, "/v1/programs", Cookie=f"{COOKIE}={old}").status_code == 401  # not in the browser only
+    assert cookie not in api._client.cookies
+    assert ask(api, "/v1/programs", Cookie=f"{cookie}={old}").status_code == 401  # not in the browser only
     sign_in(api, read_key)
     keyring.revoke(keyring.all_keys()[0].id)
     assert api.get("/v1/programs").status_code == 401
+
+
+def test_signing_in_to_another_ledger_on_this_host_signs_out_of_none(api, make_settings, read_key, tmp_path):
+    """A browser has the same cookies for all ports of a host, and the name was the same too."""
+    settings = make_settings("redis://127.0.0.1:1/0", data_dir=tmp_path / "other")
+    other_key, _ = Keyring(settings.data_dir).create("", "read")
+    with closing(Api(settings)) as other:
+        other._client.cookies = api._client.cookies
+        for one, key in ((api, read_key), (other, other_key)):
+            assert sign_in(one, key).status_code == 303
+        assert api.get("/v1/programs").status_code == other.get("/v1/programs").status_code == 503
+        api.request(method="POST", url="/signout")
+        assert (api.get("/v1/programs").status_code, other.get("/v1/programs").status_code) == (401, 503)
 
 
 def test_what_is_no_valid_key_does_not_sign_in_and_is_not_told_back(api, read_key, monkeypatch):

@@ -199,6 +199,45 @@ def test_what_another_process_changes_is_seen_at_once(tmp_path):
         mine.revoke("x")
 
 
+def test_a_thread_that_read_before_a_key_was_revoked_does_not_have_it_valid_again(tmp_path, monkeypatch):
+    """What one thread had read stood under the stamp of what another had: the key stayed valid."""
+
+    class Interrupted(Keyring):
+        """After whatever it assigns, another thread ends a read that it began before."""
+
+        late = None
+
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if self.late is not None:
+                stat, read = self.late
+                super().__setattr__("late", None)
+                with monkeypatch.context() as before:
+                    before.setattr(os, "stat", lambda _: stat)
+                    before.setattr(Path, "read_bytes", lambda _: read)
+                    self._read()
+
+    keyring = Interrupted(tmp_path)
+    text, key = keyring.create("", "read")
+    path = tmp_path / KEYRING
+    seen = path.stat(), path.read_bytes()
+    Keyring(tmp_path).revoke(key.id)
+    object.__setattr__(keyring, "late", seen)
+    for _ in range(3):
+        assert keyring.key_of(text) is None
+
+
+def test_a_key_that_signs_in_again_and_again_signs_out_itself_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("dspy_ledger.keyring._MOST_SESSIONS", 3)
+    keyring = Keyring(tmp_path)
+    keys = [keyring.create("", "read")[1] for _ in range(2)]
+    token = keyring.begin_session(keys[0])
+    for _ in range(9):
+        keyring.begin_session(keys[1])
+    assert keyring.key_of_session(token) == keys[0]
+    assert (tmp_path / KEYRING).read_text().count("key_id") == 4
+
+
 def test_a_temp_file_that_a_starting_projector_removes_is_written_again(tmp_path, monkeypatch):
     fsync, removed = os.fsync, []
 

@@ -28,10 +28,7 @@ from dspy_ledger.errors import StoreError
 from dspy_ledger.keyring import ApiKey, Keyring, may_be_open
 from dspy_ledger.settings import Settings
 
-__all__ = ["COOKIE", "Access", "is_foreign", "is_own_name", "keyring_of", "with_security"]
-
-COOKIE = "dspy_ledger_session"
-"""The cookie that holds a session's token."""
+__all__ = ["Access", "cookie_of", "is_foreign", "is_own_name", "keyring_of", "with_security"]
 
 _HEALTH = ("/health/live", "/health/ready")
 _SIGNING = ("/signin", "/signout")
@@ -138,7 +135,7 @@ class Access:
             scheme, _, text = given[0].partition(" ")
             usable = len(given) == 1 and scheme.lower() == "bearer"
             return (self._keyring.key_of(text.strip()) if usable else None), False
-        key = self._keyring.key_of_session(request.cookies.get(COOKIE, ""))
+        key = self._keyring.key_of_session(request.cookies.get(cookie_of(self._keyring), ""))
         return key, key is not None
 
     def _note(
@@ -196,6 +193,16 @@ def _foreign_host(request: Request) -> Response:
         " DSPY_LEDGER_API_HOSTS, or create a key (`dspy-ledger keys create`)"
     )
     return problem(request, 403, detail, word="foreign-host")
+
+
+def cookie_of(keyring: Keyring) -> str:
+    """What the cookie that holds a session's token is called.
+
+    Browsers send a host's cookies to all of its ports. So each keyring has a name of its own, or signing in
+    to one ledger would sign out of another on the same host.
+    """
+    keys = keyring.all_keys()
+    return f"dspy_ledger_session_{keys[0].id}" if keys else "dspy_ledger_session"
 
 
 def keyring_of(request: Request) -> Keyring:

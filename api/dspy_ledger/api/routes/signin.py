@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, quote
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from dspy_ledger.api.access import COOKIE, keyring_of
+from dspy_ledger.api.access import cookie_of, keyring_of
 from dspy_ledger.api.pages.layout import show_alone
 from dspy_ledger.keyring import SESSION_DAYS
 
@@ -58,12 +58,13 @@ async def sign_in(request: Request) -> Response:
     key = keyring.key_of(form.get("key", [""])[0].strip())
     if key is None:
         return await _refused(request, going_on)
+    cookie = cookie_of(keyring)
     if request.state.signed_in:
-        await asyncio.to_thread(keyring.end_session, request.cookies[COOKIE])
+        await asyncio.to_thread(keyring.end_session, request.cookies[cookie])
     token = await asyncio.to_thread(keyring.begin_session, key)
     answer = RedirectResponse(going_on, 303)
     answer.set_cookie(
-        COOKIE,
+        cookie,
         token,
         max_age=SESSION_DAYS * 86400,
         path="/",
@@ -77,10 +78,12 @@ async def sign_in(request: Request) -> Response:
 @router.post("/signout")
 async def sign_out(request: Request) -> Response:
     """End the session, here and in the browser."""
-    if COOKIE in request.cookies:
-        await asyncio.to_thread(keyring_of(request).end_session, request.cookies[COOKIE])
+    keyring = keyring_of(request)
+    cookie = cookie_of(keyring)
+    if cookie in request.cookies:
+        await asyncio.to_thread(keyring.end_session, request.cookies[cookie])
     answer = RedirectResponse("/signin", 303)
-    answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
+    answer.delete_cookie(cookie, path="/", httponly=True, samesite="lax")
     return answer
 
 
