@@ -122,6 +122,21 @@ def test_fields_are_told_as_added_removed_and_changed(ledger, api):
     assert [(each["name"], each["change"]) for each in told["interface"]["inputs"]] == [("hint", "added")]
 
 
+def test_true_is_not_one_and_what_only_its_spelling_tells_apart_is_the_same(ledger, api):
+    """To Python, True == 1: a setting that became another was told as unchanged."""
+    before, after = ({"config": {"n": n, "deep": [{"x": x}]}} for n, x in ((1, 0), (True, False)))
+    same = {"config": {"n": 1.0, "deep": [{"x": 0}]}}
+    registered(ledger, *({"state": state(predictor(**each))} for each in (before, after, same)))
+    (told,) = diff(api)["predictors"]
+    assert told["change"] == "changed"
+    assert [(each["name"], each["from"], each["to"]) for each in told["config"]] == [
+        ("n", 1, True),
+        ("deep", [{"x": 0}], [{"x": False}]),
+    ]
+    (told,) = diff(api, after="1.2.0")["predictors"]
+    assert (told["change"], told["config"]) == ("none", [])
+
+
 def test_each_predictor_of_a_module_is_told_with_its_instructions_and_demos(ledger, api):
     one, two = {"question": "1", "answer": "1"}, {"question": "2", "answer": "2"}
     registered(

@@ -55,6 +55,7 @@ def test_what_was_answered_is_counted_by_path_template_and_status(ledger, api) -
     for path in ("/v1/programs/p", "/v1/programs/q", "/v1/programs/p", "/nothing", "/v1/nothing/at/all"):
         api.get(path)
     api.send("BREW", "/v1/programs")
+    api.get("/v1/programs/p", q="x" * 9000)
     told = samples(api)
     count = "dspy_ledger_api_requests_total"
     one = "/v1/programs/{program_id}"
@@ -62,6 +63,7 @@ def test_what_was_answered_is_counted_by_path_template_and_status(ledger, api) -
     assert told[count, "GET", one, "404"] == 1
     assert told[count, "GET", "other", "404"] == 2
     assert told[count, "other", "/v1/programs", "405"] == 1
+    assert told[count, "GET", "other", "414"] == 1  # refused before its path was looked for
     assert told["dspy_ledger_api_request_seconds_count", one] == 3
     assert told["dspy_ledger_api_request_seconds_bucket", "+Inf", one] == 3
     assert told["dspy_ledger_api_request_seconds_sum", one] > 0

@@ -23,7 +23,8 @@ class Counts:
     """Since the process began. ``requests`` by (method, path template, status).
 
     ``durations`` by path template: how many in each bucket; ``seconds`` their sum. A duration ends where the
-    answer begins, so that a stream is told like any other. Paths that are not there are ``other``.
+    answer begins, so that a stream is told like any other. Paths that are not there, and all that is refused
+    before one is looked for, are ``other``.
     """
 
     requests: Counter[tuple[str, str, int]] = field(default_factory=Counter)

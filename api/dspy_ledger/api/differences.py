@@ -130,7 +130,7 @@ def _predictor(path: str, old: Json | None, new: Json | None, effort: Effort, *,
         else "removed"
         if new is None
         else "none"
-        if old == new
+        if _equal(old, new)
         else "changed",
         "instructions": line_differences(_text(mine), _text(other), effort),
     }
@@ -190,8 +190,21 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Json]:
             "to": new.get(name),
         }
         for name, mine, other in _pairs(old, new)
-        if mine != other or (name in old) != (name in new)
+        if not _equal(mine, other) or (name in old) != (name in new)
     ]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON; to Python, ``True`` is also 1."""
+    match one, other:
+        case (bool(), _) | (_, bool()):
+            return one is other
+        case dict(), dict():
+            return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
+        case list(), list():
+            return len(one) == len(other) and all(map(_equal, one, other))
+        case _:
+            return bool(one == other)
 
 
 def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -55,7 +55,7 @@ def answers(
             name: {"description": description, "schema": {"type": "integer", "minimum": 0}}
             for name, description in _HEADERS.items()
         }
-    unchanged = {}
+    unchanged: dict[int | str, dict[str, Any]] = {}
     if from_view:
         success["headers"] |= _TAG
         unchanged[304] = {
