@@ -82,20 +82,27 @@ class Desk:
 
     def __init__(self, data_dir: Path, *, now: Callable[[], str] = utc_now) -> None:
         self._now = now
-        path = data_dir / REQUESTS
+        self._path = data_dir / REQUESTS
+        self._open()
+
+    def _open(self) -> None:
         try:
-            make_folder(data_dir)
+            make_folder(self._path.parent)
             try:
-                self._db = _open(path)
+                self._db = _open(self._path)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError as error:
-                _log.warning("%s can't be read (%s); what was asked is forgotten, ask again", path, error)
+                _log.warning(
+                    "%s can't be read (%s); what was asked is forgotten, ask again", self._path, error
+                )
                 for ending in ("", "-wal", "-shm"):
-                    path.with_name(path.name + ending).unlink(missing_ok=True)
-                self._db = _open(path)
+                    self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+                self._db = _open(self._path)
+            self._file = self._path.stat().st_ino
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"can't open {path}: {told_of_disk(error, data_dir)}") from None
+            told = told_of_disk(error, self._path.parent)
+            raise StoreError(f"can't open {self._path}: {told}") from None
 
     def ask(self, action: str, arguments: Mapping[str, Any], who: str) -> int:
         """Lay down a request; its id. ``who``: for people, e.g. ``replay (process 4711)``."""
@@ -108,7 +115,16 @@ class Desk:
         return next(iter(self._select("id = ?", request_id)), None)
 
     def pending(self) -> list[Request]:
-        """The requests that are not ended, the oldest first; what can't be read is failed."""
+        """The requests that are not ended, the oldest first; what can't be read is failed.
+
+        Those of the file that is there now: who asks may have found another damaged, and made this one.
+
+        Raises:
+            StoreError: it can't be opened.
+        """
+        if not self._path.exists() or self._path.stat().st_ino != self._file:
+            self._db.close()
+            self._open()
         found = self._select("state IN ('asked', 'working') ORDER BY id")
         for request in found:
             if request.problem is not None:

@@ -173,6 +173,20 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "can't be read" in caplog.text
 
 
+def test_a_writer_works_off_what_is_asked_in_the_file_that_another_made_anew(tmp_path: Path) -> None:
+    """It stayed at the file that was not there any more, and did nothing that it was asked for."""
+    clerk = Clerk(kept(Desk(tmp_path)), {"count": counting(3, [])})
+    assert clerk() is False
+    (tmp_path / REQUESTS).write_bytes(b"no database, but long enough to be looked at as one" * 100)
+    asker = kept(Desk(tmp_path))
+    asked = asker.ask("count", {}, "a test")
+    while clerk():
+        pass
+    request = asker.request(asked)
+    assert request is not None
+    assert request.answer == {"counted": 3}
+
+
 def test_a_desk_whose_disk_fails_does_not_stop_its_writer(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     clerk = Clerk(desk, {})

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from dspy_ledger.errors import LedgerError, RequestFailed
+from dspy_ledger.errors import LedgerError, RequestFailed, StoreError
 from dspy_ledger.requests import Desk, Progress, Request
 
 __all__ = ["Action", "Clerk", "Work"]
@@ -68,7 +68,7 @@ class Clerk:
         """One slice of work (0.2 s); whether it wants to be called again at once."""
         try:
             more = self._work()
-        except sqlite3.Error as error:  # of the desk: ingest does not stop for it
+        except (sqlite3.Error, StoreError, OSError) as error:  # of the desk: ingest does not stop for it
             if not self._troubled:
                 _log.warning("requests can't be answered for now: %s", error)
             self._troubled = True
