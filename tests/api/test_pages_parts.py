@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dspy_ledger.api.pages import wording
 from dspy_ledger.api.pages.bars import HEIGHT, STEP, bars, outlines
+from dspy_ledger.api.pages.evaluation_rows import worst_first
 from dspy_ledger.api.pages.waterfall import WIDTH, waterfall
 
 JSON = st.recursive(
@@ -95,6 +96,15 @@ def test_bars_stand_side_by_side_within_the_picture_and_what_ran_can_be_seen(cou
     assert ran.count("M") == sum(bar.executions > 0 for bar in drawn)
     assert failed.count("M") == sum(bar.errors > 0 for bar in drawn)
     assert not any(bar.executions for bar in drawn) or max(bar.height for bar in drawn) == HEIGHT
+
+
+@given(JSON | st.lists(JSON, max_size=6), JSON | st.lists(JSON, max_size=6))
+def test_every_row_of_an_evaluation_is_told_once_whatever_its_producer_calls_a_row(scores, rows):
+    told = worst_first(scores, rows)
+    lengths = [len(part) for part in (scores, rows) if isinstance(part, list)]
+    assert sorted(row.number for row in told) == list(range(1, max(lengths, default=0) + 1))
+    numbers = [row.score for row in told if not row.failed and isinstance(row.score, int | float)]
+    assert numbers == sorted(numbers)
 
 
 def test_calls_stand_under_the_call_that_made_them_by_when_they_began():

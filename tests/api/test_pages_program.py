@@ -372,6 +372,80 @@ def test_a_change_that_breaks_callers_says_who_has_to_follow(ledger, read):
         assert words in page.text
 
 
+# One evaluation
+
+ROWS = [
+    {"score": 1, "inputs": {"question": "2 + 2?"}, "labels": {"answer": "4"}, "prediction": {"answer": "4"}},
+    {"score": 0, "inputs": {"question": "2 + 3?"}, "labels": {"answer": "5"}, "prediction": {"answer": "6"}},
+    {"score": 0, "inputs": {"question": "1 / 0?"}, "labels": {"answer": "no"}, "prediction": {}},
+    {"score": 0.5, "feedback": "close", "example": {"question": "1 + 1?"}, "prediction": "two"},
+]
+
+
+@pytest.fixture
+def evaluated(qa):
+    """An evaluation with rows, on two models; that on nano has none."""
+    of_it = {"evaluation_id": "sums/1", "program_id": "qa", "content_hash": "c1:1", "metric_name": "exact"}
+    dataset = {"name": "sums", "size": 4, "digest": "sha256:0"}
+    results = {"score": 37.5, "failed": 1}
+    made = {**of_it, "results": results, "dataset": dataset, "created_at": utc_now()}
+    qa.append("EvaluationSaved", {**made, "model_id": "mini"}, body={"scores": [1, 0, 0, 0.5], "rows": ROWS})
+    qa.append("EvaluationSaved", {**made, "model_id": "nano", "results": 7})
+    qa.fold()
+    return qa
+
+
+def test_an_evaluation_tells_what_it_found_and_its_rows_the_worst_first(evaluated, read):
+    page = read("/programs/qa/evaluations/sums%2F1", model_id="mini")
+    for words in (
+        "Evaluation of 1.1.0 on mini",
+        "score 37.5 failed 1",
+        "Data sums",
+        "Examples 4",
+        "1 without a prediction",
+        "3 0 question 1 / 0? answer no no prediction",
+        "2 0 question 2 + 3? answer 5 answer 6",
+        "4 0.5 question 1 + 1? feedback close prediction two",
+    ):
+        assert words in page.text
+    order = [page.text.index(question) for question in ("1 / 0?", "2 + 3?", "1 + 1?", "2 + 2?")]
+    assert order == sorted(order)
+    assert "/programs/qa/versions/1.1.0" in page.links
+    assert "/v1/programs/qa/evaluations/sums%2F1?model_id=mini" in page.links
+
+
+def test_an_evaluation_is_reached_from_its_version_and_from_the_matrix(evaluated, read):
+    address = "/programs/qa/evaluations/sums%2F1?model_id=mini"
+    assert address in read("/programs/qa/versions/1.1.0").links
+    assert address in read("/programs/qa", metric="score").links
+
+
+def test_rows_that_were_not_saved_and_rows_that_were_erased_are_told_apart(evaluated, read):
+    assert "None were saved" in read("/programs/qa/evaluations/sums%2F1", model_id="nano").text
+    evaluated.store.erase([evaluated.sequence - 1], "asked")
+    page = read("/programs/qa/evaluations/sums%2F1", model_id="mini")
+    assert "Erased" in page.text
+    assert "2 + 3?" not in page.html
+
+
+def test_of_many_rows_those_with_the_lowest_scores_are_shown(qa, read):
+    body = {"scores": list(range(150, 0, -1))}
+    of_it = {"evaluation_id": "e", "program_id": "qa", "content_hash": "c1:1", "model_id": "m"}
+    qa.append("EvaluationSaved", {**of_it, "results": {}, "created_at": utc_now()}, body=body)
+    qa.fold()
+    page = read("/programs/qa/evaluations/e")
+    assert "The 100 with the lowest scores of 150" in page.text
+    assert "150 1 149 2 148 3" in page.text
+    assert "Scores only" in page.text
+
+
+def test_an_evaluation_that_is_not_known_is_a_page_that_says_so(evaluated, read):
+    assert "has no evaluation" in read("/programs/qa/evaluations/none", 404).text
+    read("/programs/qa/evaluations/sums%2F1", 404, model_id="other")
+    read("/programs/nope/evaluations/sums%2F1", 404)
+    read("/programs/qa/evaluations/sums%2F1", 404, as_of=1)
+
+
 @pytest.fixture(scope="module")
 def read_hostile(make_ledger_and_api):
     """Two hundred versions of a program whose every text means harm, on forty models."""
@@ -403,7 +477,8 @@ def read_hostile(make_ledger_and_api):
             content_hash="c1:199",
             model_id=f"{EVIL}{number}",
             results={EVIL: number, "nested": {"<b>": 1e308}},
-            dataset={"name": EVIL},
+            dataset={"name": EVIL, "size": EVIL},
+            user_id=EVIL,
         )
         ledger.execute(
             f"<x>{number}",
@@ -413,6 +488,9 @@ def read_hostile(make_ledger_and_api):
             error={"type": EVIL, "message": EVIL},
             status="error",
         )
+    rows = [{"score": EVIL, "inputs": {EVIL: EVIL}, "prediction": EVIL, EVIL: [EVIL]}, EVIL, 7]
+    evil = {"evaluation_id": EVIL, "program_id": "evil", "results": EVIL, "created_at": utc_now()}
+    ledger.append("EvaluationSaved", evil, body={"scores": EVIL, "rows": rows})
     ledger.fold()
     return reader(api)
 
@@ -425,6 +503,7 @@ def read_hostile(make_ledger_and_api):
         "/programs/evil/versions/1.199.0",
         "/programs/evil/versions/1.0.0",
         "/programs/evil/compare?from=1.0.0&to=1.199.0",
+        f"/programs/evil/evaluations/{quote(EVIL, safe='')}",
     ],
 )
 def test_what_means_harm_is_text_and_nothing_else(read_hostile, path):

@@ -36,11 +36,14 @@ def paths(base: str) -> dict[str, str]:
     program = "/programs/text_completion"
     of_latest = {"program_id": "text_completion", "version": "1.1.0", "limit": 1}
     [execution] = get(base, "/v1/programs/executions", **of_latest)["items"]
+    evaluations = get(base, "/v1/programs/text_completion/evaluations", version="1.1.0")["items"]
+    evaluation = next(each["evaluation_id"] for each in evaluations if each["execution_id"] is None)
     return {
         "overview": "/",
         "program": program,
         "version": f"{program}/versions/1.1.0",
         "compare": f"{program}/compare?from=1.0.0&to=1.1.0",
+        "evaluation": f"{program}/evaluations/{evaluation}",
         "executions": "/executions",
         "execution": f"/executions/{execution['execution_id']}",
         "ledger": "/ledger",

@@ -17,6 +17,7 @@ FACTS = {
     "program": ("Text Completion", ["Best version for each model", "gpt-4o-mini", "BootstrapFewShot"]),
     "version": ("Text Completion 1.1.0", ["BootstrapFewShot", "pm.load_program", "gpt-4.1-nano"]),
     "compare": ("What changed from 1.0.0 to 1.1.0", ["Demos: 0 →", "added"]),
+    "evaluation": ("Evaluation of 1.1.0", ["score", "The lowest scores first"]),
     "executions": ("Executions", ["Text Completion", "gpt-4o-mini", "1.1.0"]),
     "execution": ("Text Completion", ["1.1.0", "Calls", "Inputs", "Outputs", "ChatAdapter"]),
     "ledger": ("Ledger", ["projector runs", "SQL read models", "JSON directory", "/producers/"]),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from dspy_ledger.api.pages import assets, compare, executions, ledger, overview, program, version
+from dspy_ledger.api.pages import assets, compare, evaluation, executions, ledger, overview, program, version
 
 __all__ = ["router"]
 
 router = APIRouter(include_in_schema=False)
-for pages in (overview, program, compare, version, executions, ledger, assets):
+for pages in (overview, program, compare, version, evaluation, executions, ledger, assets):
     router.include_router(pages.router)
