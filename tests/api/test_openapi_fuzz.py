@@ -113,6 +113,8 @@ def check(
                 getattr(case, place)[name] = value
         asked = case.as_transport_kwargs(base_url="http://127.0.0.1", headers=headers)
         asked.pop("cookies", None)  # HTTPX keeps them elsewhere, and no path takes one
+        # HTTPX sends no other text than ASCII by itself.
+        asked["headers"] = [(name, value.encode("latin-1")) for name, value in asked["headers"].items()]
         answer = api.request(**asked)
         statuses.add(answer.status_code)
         # One that has to wait says so with 503; no other error is the server's to make.
