@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from hashlib import sha256
 from io import StringIO
 from threading import Thread
 from typing import Any, Self
@@ -178,19 +177,13 @@ class Scenario:
         evaluate = dspy.Evaluate(devset=devset, metric=metric, num_threads=_THREADS, display_progress=False)
         with dspy.context(lm=self.models.get_lm(model_id)):
             result = evaluate(program)
-        data = json.dumps([example.toDict() for example in devset], sort_keys=True, default=str)
         self.manager.save_evaluation_result(
             program_id=metadata.id,
             model_id=model_id,
-            results={"score": result.score, "examples": len(devset)},
+            results=result,
             program_version=metadata.version,
             metric_name=metric.__name__,
-            dataset={
-                "name": f"{metadata.id} devset",
-                "size": len(devset),
-                "digest": "sha256:" + sha256(data.encode()).hexdigest(),
-            },
-            rows=[{"score": score} for _, _, score in result.results],
+            dataset={"name": f"{metadata.id} devset"},
         )
         self.summary.scores[metadata.id, metadata.version, model_id] = result.score
 
