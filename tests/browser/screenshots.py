@@ -28,6 +28,10 @@ def take(base: str, folder: Path) -> list[str]:
                 reader = Reader(browser, base, width=width, scheme=scheme, javascript=True)
                 for name, path in paths(base).items():
                     reader.page.goto(path)
+                    for chart in reader.page.locator(".chart").all():  # drawn once it is in sight
+                        chart.scroll_into_view_if_needed()
+                        reader.settle()
+                    reader.page.evaluate("scrollTo(0, 0)")
                     reader.settle()
                     reader.page.screenshot(path=folder / f"{name}-{scheme}-{width}.png", full_page=True)
                 reader.close()
