@@ -57,7 +57,7 @@ function tradeoff(element, { metric, choices, fronts }) {
       data: [line, ...series],
       layout: {
         showlegend: few, hovermode: "closest", margin: { l: 8, r: 24, t: few ? 8 : 24, b: 8 },
-        xaxis: { tickprefix: price === "cost" ? "$" : "", ticksuffix: price === "cost" ? "" : " s", nticks: 6, rangemode: "tozero" },
+        xaxis: { tickprefix: price === "cost" ? "$" : "", exponentformat: "none", ticksuffix: price === "cost" ? "" : " s", nticks: 6, rangemode: "tozero" },
         yaxis: { nticks: 6, title: { text: plain(short(metric)), standoff: 4 } },
       },
     };
@@ -70,7 +70,7 @@ for (const element of document.querySelectorAll("[data-tradeoff]")) tradeoff(ele
 const TRENDS = {
   executions: { of: (bucket) => bucket.executions },
   errors: { of: (bucket) => bucket.error_rate, axis: { tickformat: ".0%", rangemode: "tozero" } },
-  cost: { of: (bucket) => bucket.cost_usd, axis: { tickprefix: "$" } },
+  cost: { of: (bucket) => bucket.cost_usd, axis: { tickprefix: "$", exponentformat: "none" } },
   p50: { of: (bucket) => bucket.p50_latency_ms && bucket.p50_latency_ms / 1e3, axis: { ticksuffix: " s" } },
   p95: { of: (bucket) => bucket.p95_latency_ms && bucket.p95_latency_ms / 1e3, axis: { ticksuffix: " s" } },
   tokens: { of: (bucket) => (bucket.input_tokens === null && bucket.output_tokens === null ? null : (bucket.input_tokens ?? 0) + (bucket.output_tokens ?? 0)) },
