@@ -107,12 +107,15 @@ class Clerk:
         return True
 
     def _begin(self, request: Request) -> Work:
-        """Its work; what the action raises before its first slice fails the request, too."""
         level = logging.DEBUG if request.id == self._own else logging.INFO
         _log.log(level, "%s asks for %s %s", request.who, request.action, request.arguments)
-        action = self._actions.get(request.action)
-        if action is None:
-            raise RequestFailed(
-                f"the running projector does not know {request.action!r}; restart it with this release"
-            )
-        return (yield from action(request.arguments))
+        return _worked(self._actions.get(request.action), request)
+
+
+def _worked(action: Action | None, request: Request) -> Work:
+    """The action's work; what it raises before its first slice fails the request, too."""
+    if action is None:
+        raise RequestFailed(
+            f"the running projector does not know {request.action!r}; restart it with this release"
+        )
+    return (yield from action(request.arguments))
