@@ -171,6 +171,7 @@ def _any_event(draw: st.DrawFn, n: int) -> Fields:
             usage=draw(st.sampled_from([{}, {"input_tokens": n, "output_tokens": 2.5}])),
             latency_ms=draw(st.sampled_from([0.1, 0.7, n])), status=draw(st.sampled_from(["ok", "error"])),
             body=draw(st.sampled_from([None, {"inputs": {"q": n}, "calls": []}, [n]])),
+            execution_id=draw(st.sampled_from([f"e{n}", f"e{n}", "shared"])),  # of others, any id
         )  # fmt: skip
     if kind == "e":
         evaluation_id = draw(st.sampled_from(["a", "b_c"]))
@@ -184,5 +185,5 @@ def _any_event(draw: st.DrawFn, n: int) -> Fields:
             model_id=model,
             results=n,
         )
-    about = draw(st.sampled_from([max(1, n - 1), n + 1]))  # feedback may come before its execution
-    return evaluation(f"e{n}", n, program=None, content=None, model_id=None, execution_id=f"e{about}")
+    about = draw(st.sampled_from([f"e{max(1, n - 1)}", f"e{n + 1}", "shared"]))  # it may come before that
+    return evaluation(f"e{n}", n, program=None, content=None, model_id=None, execution_id=about)

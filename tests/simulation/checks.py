@@ -10,9 +10,10 @@ from dspy_ledger.database import connect
 from dspy_ledger.events import EVENT_TYPES
 from dspy_ledger.keys import DATA_FIELD
 from dspy_ledger.projector import Catalog, Directory, SqlViews, catch_up
-from dspy_ledger.projector.claims import claimed
+from dspy_ledger.projector.builds import directory_build, verify_scratch
+from dspy_ledger.projector.claims import claimed, noted
 from dspy_ledger.projector.parking import registrations
-from dspy_ledger.registry_format import decode_known
+from dspy_ledger.registry_format import decode_content, decode_known
 from dspy_ledger.sequences import SequenceSet
 from dspy_ledger.store import SqliteEventStore
 from dspy_ledger.views import current_view
@@ -100,6 +101,12 @@ def _registry(world: World, store: SqliteEventStore) -> Iterator[str]:
             # After an older store was put back, labels stay that producers knew and the store does not.
             if version is None or (version != content.version and not world.restored):
                 yield f"the registry has {version} for {digest}, the store {content.version}"
+            held = world.server.keys.get(KEYS.contents(program.program_id), {}).get(digest.encode())
+            first = store.event_at(content.position)
+            assert first is not None
+            state = decode_content(held)[1] if held else None
+            if held is None or (state != first.body_json() and not world.restored):
+                yield f"the registry has the state {state} for {digest}, the store {first.body_json()}"
 
 
 def _replay(world: World, store: SqliteEventStore) -> Iterator[str]:
@@ -151,4 +158,7 @@ def _leftovers(world: World) -> Iterator[str]:
         yield f"{path} is left over"
     for path in sorted(world.data.glob("views-*.db")):
         if path not in (current_view(world.data), world.data / claimed(world.data, "sql").get("view", "")):
+            yield f"{path} is left over"
+    for kind, path in (("directory", directory_build(world.data)), ("verify", verify_scratch(world.data))):
+        if path.exists() and not noted(world.data, kind):  # one that is noted may be gone on with
             yield f"{path} is left over"

@@ -10,6 +10,9 @@ from dspy_ledger.keys import Keys
 from projector.ledgers import Fields, evaluation, event, execution, registration
 from simulation.broker import Client, Server
 
+SHARED_IDS = ("x1", "x2", "x3")
+"""Execution ids that somebody else's producers give, each to several executions."""
+
 _PROGRAMS = ("p", "q", "日本", "../x")
 _WORDS = (None, "", "one", "zwei")
 _TIMES = ("2026-11-22T12:00:00.000000Z", "2026-11-21T23:59:59.999999Z", "2026-11-23T01:00:00+02:00")
@@ -135,9 +138,9 @@ class Producer:
                 model_id=dice.choice((None, "m", "c_m")), results=n,
             )  # fmt: skip
         elif kind == "f":
-            made = evaluation(
-                event_id, n, program=None, content=None, model_id=None, execution_id=dice.choice(self.ids)
-            )
+            coming = f"{self.name}-{n + dice.randrange(1, 20)}"
+            about = dice.choice((*self.ids, *SHARED_IDS, coming))
+            made = evaluation(event_id, n, program=None, content=None, model_id=None, execution_id=about)
         else:
             made = execution(
                 event_id, n, program=program, content=dice.choice((content, None)), time=dice.choice(_TIMES),
@@ -146,6 +149,7 @@ class Producer:
                 latency_ms=dice.choice((0.1, 0.7, n)), status=dice.choice(("ok", "error")),
                 body=dice.choice((None, {"inputs": {"q": "x" * dice.randrange(2000)}, "calls": []}, [n])),
                 session_id=dice.choice((None,) * 60 + ("fold", "execution_line")),
+                execution_id=dice.choice((event_id,) * 4 + SHARED_IDS),
             )  # fmt: skip
         data = made[b"__data__"].replace(b'"/producers/host/a"', b'"%s"' % self.source.encode())
         if kind == "g":

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from random import Random
 
 from dspy_ledger.files import sync_folder
 from dspy_ledger.projector.replay import PROJECTIONS, replay
+from dspy_ledger.projector.verify import verify
 from dspy_ledger.requests import Desk
-from simulation.producers import Producer
+from simulation.producers import SHARED_IDS, Producer
 from simulation.world import KEYS, World
 
 __all__ = ["STEPS", "join", "take", "tidy"]
@@ -156,7 +159,28 @@ def other_consumer(world: World) -> None:
 def build_anew(world: World) -> None:
     """An operator has a projection built anew, with the projector running or not."""
     if world.promised:
-        replay(world.settings, world.dice.choice(PROJECTIONS), fresh=world.dice.random() < 0.3)
+        dice = world.dice
+        life = dice.choice((10**9, 10**9, dice.randrange(20)))
+        what, fresh = dice.choice(PROJECTIONS), dice.random() < 0.3
+        with suppress(_Killed):
+            replay(world.settings, what, fresh=fresh, tell=partial(_live, [life]))
+        gc.collect()  # what a killed one had open is closed now, and not when the number is another file's
+
+
+class _Killed(BaseException):
+    """A command was killed, and the projector was not."""
+
+
+def _live(life: list[int], _: object) -> None:
+    life[0] -= 1
+    if life[0] < 0:
+        raise _Killed
+
+
+def look_it_over(world: World) -> None:
+    """Somebody verifies, whatever there is to find; a crash ends that, too."""
+    if world.promised:
+        verify(world.settings)
 
 
 def mend(world: World) -> None:
@@ -175,7 +199,7 @@ def forget(world: World) -> None:
         return
     producer = world.dice.choice(world.producers)
     selection = {
-        "execution": world.dice.choice(producer.ids or ["none"]),
+        "execution": world.dice.choice((*producer.ids, *SHARED_IDS)),
         "program": world.dice.choice(("p", "q")),
         "recorded_by": world.now(),
     }
@@ -246,6 +270,7 @@ STEPS: list[tuple[Callable[[World], None], float]] = [
     (restore_backup, 0.7),
     (other_consumer, 3),
     (build_anew, 1.5),
+    (look_it_over, 0.5),
     (forget, 1.5),
     (mend, 0.5),
     (let_hours_pass, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import sys
@@ -218,25 +219,29 @@ class World:
         refused = self.server.refused
         try:
             act()
+            return
         except Crash:
-            self._ended(power=self.dice.random() < 0.7)
+            power = self.dice.random() < 0.7
         except FoldError as error:  # a replay met an event that is not parked yet, as it may
             if not self.poison:
                 raise Failure(str(error)) from error
+            return
         except RequestFailed as error:
             if not self.fate.blamed and self.server.refused == refused:
                 raise Failure(f"a request failed for no reason: {error}") from error
+            return
         except (OSError, sqlite3.Error, StoreError, StartupError) as error:
             if not self.fate.blamed:
                 raise Failure(
                     f"the projector gives up for no reason: {type(error).__name__}: {error}"
                 ) from error
             self.fate.note(f"gives up: {type(error).__name__}")
-            self.fate.dead = True
-            self._ended(power=False)
+            self.fate.dead, power = True, False
+        self._ended(power=power)
 
     def _ended(self, *, power: bool) -> None:
         self.process = None
+        gc.collect()  # what it had open is closed now, and not when a number is another file's
         self.databases.end_process()
         self.disk.end_process()
         blind = self.disk.difference()
