@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -50,6 +51,23 @@ def test_every_content_is_there_with_its_label_its_interface_and_its_state(
         assert (data["name"], state) == ("P", {"demos": [1]})
         data, state = decode_content(client.hget(KEYS.contents("p"), "c1:1"))
         assert (data["version"], state) == ("1.0.1", None)
+
+
+def test_after_an_older_store_was_put_back_the_same_event_at_the_checkpoint_hides_no_other(
+    valkey: Valkey, tmp_path: Path
+) -> None:
+    """Redis was away at the start, and producers sent the same events again in another order."""
+    copy = tmp_path / "copy"
+    ledger(tmp_path).close()
+    copy.mkdir()
+    shutil.copy(tmp_path / "ledger.db", copy / "ledger.db")
+    lost, store = ledger(tmp_path), ledger(copy)
+    append(lost, [execution("x", 1), execution("y", 2)])
+    append(store, [registration("a", 1), execution("y", 2)])
+    with valkey.client() as client:
+        catch_up(lost, Registry(client, KEYS, lost))
+        catch_up(store, Registry(client, KEYS, store))
+        assert set(known(client)) == {b"c1:0"}
 
 
 def test_what_a_producer_decided_stays(valkey: Valkey, store: SqliteEventStore) -> None:

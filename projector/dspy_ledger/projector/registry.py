@@ -80,11 +80,34 @@ class Registry:
             )
         found, passed = self._read(fields)
         if (found, passed) != (self._checkpoint, self._left_out):
-            sound = found is not None and found.mismatch(self._store, self.name, passed) is None
+            sound = (
+                found is not None
+                and found.mismatch(self._store, self.name, passed) is None
+                and self._is_whole(found.position)
+            )
             self._checkpoint = found if found and sound else Checkpoint(self._store.ledger_id, 0, None)
             self._left_out = passed if sound else set()
             self._catalog = None
         return self._checkpoint.position
+
+    def _is_whole(self, position: int) -> bool:
+        """Whether Redis has every content that was registered up to there.
+
+        After an older store was put back, the event at the checkpoint may be the same again, behind others.
+        """
+        catalog = Catalog(registrations(self._store, self.name, position))
+        try:
+            with self._client.pipeline(transaction=False) as pipe:
+                for program in catalog.programs.values():
+                    pipe.hkeys(self._keys.program(program.program_id))
+                    pipe.hkeys(self._keys.contents(program.program_id))
+                there = iter(pipe.execute())
+        except redis.RedisError as error:
+            raise LedgerUnavailable(f"the registry can't be read: {error}") from None
+        return all(
+            {digest.encode() for digest in program.contents} <= {*next(there)} & {*next(there)}
+            for program in catalog.programs.values()
+        )
 
     def apply(self, batch: Sequence[StoredEvent]) -> None:
         """Add what the events register, with the checkpoint in the same MULTI."""
