@@ -127,18 +127,19 @@ def open_ledger(url: str, folder: Path) -> Ledger:
 
 
 def executions(count: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Data and body of typical ExecutionCompleted events, as execute_program records them."""
+    """Data and body of typical executions of a program's four versions, as execute_program records them."""
     rng = random.Random(1)
-    return [_execution(rng) for _ in range(count)]
+    contents = [f"c1:{rng.getrandbits(256):064x}" for _ in range(4)]
+    return [_execution(rng, rng.choice(contents)) for _ in range(count)]
 
 
-def _execution(rng: random.Random) -> tuple[dict[str, Any], dict[str, Any]]:
+def _execution(rng: random.Random, content: str) -> tuple[dict[str, Any], dict[str, Any]]:
     model, latency = "gpt-4o-mini", rng.lognormvariate(6, 0.6)
     data = {
         "execution_id": str(uuid7()),
         "program_id": "topic_of_text",
         "program_version": "1.2.0",
-        "content_hash": f"c1:{rng.getrandbits(256):064x}",
+        "content_hash": content,
         "program_name": "Topic of text",
         "model_id": model,
         "model_info": {"provider": "openai", "base_model": model, "model_name": f"openai/{model}"},

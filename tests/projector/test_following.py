@@ -126,6 +126,20 @@ def test_a_view_that_lags_by_little_takes_what_is_handed_over_after_what_it_lack
     assert (view.folded, asked) == ([f"r{n}" for n in range(1, 10)], [1, 2, 3, 4])
 
 
+def test_a_view_that_is_ahead_of_what_is_handed_over_takes_the_rest_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tidying had it read from the store what waited for it, and it never took what was handed over again."""
+    store = ledger(tmp_path)
+    stored = append(store, [registration(f"r{n}", n, content=f"c1:{n}") for n in range(1, 10)])
+    view = _Registrations()
+    catch_up(store, view, upto=6)
+    monkeypatch.setattr(type(store), "read", None)
+    assert not projection.advance(store, view, stored[:5])
+    assert not projection.advance(store, view, stored[5:])
+    assert view.folded == [f"r{n}" for n in range(1, 10)]
+
+
 def test_a_view_that_lags_by_much_goes_on_from_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,8 +108,8 @@ def advance(
     Args:
         store: the writer's.
         projection: what to bring on.
-        events: the batch just stored, for a projection that stands before it by no more than it folds at
-            once; one with a hole, since another thread stored in between, is read from the store instead.
+        events: the batch just stored, for a projection that has part of it, or lacks no more before it than
+            it folds at once; one with a hole, since another thread stored in between, is read from the store.
         seconds: how long a slice may take, but for the batch at hand.
         clock: seconds, monotonic.
 
@@ -118,16 +118,19 @@ def advance(
     """
     at = projection.position()
     if events and events[-1].position == events[0].position + len(events) - 1:
+        # One that lacks a little, or has been ahead since it was tidied, would else read all again from the
+        # store from then on, which is slow enough to keep it there.
         start = events[0].position - 1
-        if start - BATCH <= at < start:
-            # It would lag for as long as events come as fast as it reads them again.
+        if at >= start - BATCH:
             parked = {event.position for event in store.parked(projection.name)}
-            between = _read(store, projection, at, start, BATCH)
-            fold_or_park(store, projection.name, projection.apply, blanked(between, parked))
-            events, at = blanked(events, parked), projection.position()
-        if at == start:
-            fold_or_park(store, projection.name, projection.apply, events)
-            return False
+            if at < start:
+                between = _read(store, projection, at, start, BATCH)
+                fold_or_park(store, projection.name, projection.apply, blanked(between, parked))
+                at = projection.position()
+            if at >= start:
+                if rest := events[at - start :]:
+                    fold_or_park(store, projection.name, projection.apply, blanked(rest, parked))
+                return False
     deadline = clock() + seconds
     end = store.last_position()
     if at >= end:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,8 +50,7 @@ T = TypeVar("T")
 def run_worker(settings: Settings) -> None:
     """Run the projector until SIGTERM or SIGINT; the batch at hand is finished first.
 
-    Made for a process of its own: it sets signal handlers, the garbage collector's thresholds
-    and how often threads take turns.
+    Made for a process of its own: it sets signal handlers and the garbage collector's thresholds.
 
     Raises:
         StartupError: another projector writes there, or a folder can't be written.
@@ -62,9 +60,6 @@ def run_worker(settings: Settings) -> None:
     # A batch is thousands of short-lived objects: collecting as often as by default costs 8 % of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    # Each statement of SQLite asks for Python's lock once it is done, which a busy thread keeps for 5 ms by
-    # default: folding batches of 500 beside a thread that decodes took 458 µs an event then, and 206 now.
-    sys.setswitchinterval(0.0005)
     Worker(settings).run()
 
 
