@@ -195,14 +195,7 @@ def _read(store: EventStore, projection: Projection, after: int, end: int, limit
         return store.read(after, min(limit, end - after), bodies=projection.bodies)
     upto = min(end, after + _GONE_THROUGH)
     events = store.read(after, limit, types=projection.types, upto=upto, bodies=projection.bodies)
-    return _closed(store, events, limit, upto)
-
-
-def _closed(store: EventStore, events: list[StoredEvent], batch: int, end: int) -> list[StoredEvent]:
-    """A batch of chosen types that, when it holds all up to an end, ends there: so does the checkpoint."""
-    is_last = len(events) < batch and sum(event.size for event in events) < MOST_READ
-    if is_last and (not events or events[-1].position < end):
-        last = store.event_at(end)
-        assert last is not None
-        events.append(last)
+    is_last = len(events) < limit and sum(event.size for event in events) < MOST_READ
+    if is_last and (not events or events[-1].position < upto):
+        events += store.read(upto - 1, 1, bodies=projection.bodies)  # so that the checkpoint gets there too
     return events
