@@ -286,10 +286,12 @@ def ingest(folder: Path, url: str, rate: int) -> Iterator[None]:
     over = threading.Event()
     with closing(SqliteEventStore(folder / "ledger.db", readonly=True)) as store:
         last = store.last_position()
-    with command("projector", folder, url), redis.Redis.from_url(url) as client:
-        while int(client.hget(Keys().registry_checkpoint, "position") or 0) < last:
-            time.sleep(0.1)
-        while directory_position(folder).get("directory", 0) < last:
+    with command("projector", folder, url) as projector, redis.Redis.from_url(url) as client:
+        while (
+            int(client.hget(Keys().registry_checkpoint, "position") or 0) < last
+            or directory_position(folder).get("directory", 0) < last
+        ):
+            assert projector.poll() is None, "the projector ended"
             time.sleep(0.1)
         thread = threading.Thread(target=send, args=(client, rate, over))
         thread.start()

@@ -57,7 +57,7 @@ class Followers:
         self._told: dict[str, float] = {}  # projection that lags → when that was told last
 
     def follow(self, events: Sequence[StoredEvent]) -> bool:
-        """Fold what was stored into every view that stands right before it; a batch into those that lag.
+        """Fold what was stored into every view; only a batch of what it lacks into one that is far behind.
 
         Returns:
             Whether any lags still.

@@ -80,22 +80,19 @@ class Registry:
             )
         found, passed = self._read(fields)
         if (found, passed) != (self._checkpoint, self._left_out):
-            sound = (
-                found is not None
-                and found.mismatch(self._store, self.name, passed) is None
-                and self._is_whole(found.position)
-            )
-            self._checkpoint = found if found and sound else Checkpoint(self._store.ledger_id, 0, None)
-            self._left_out = passed if sound else set()
+            self._checkpoint, self._left_out = Checkpoint(self._store.ledger_id, 0, None), set()
             self._catalog = None
+            if found is not None and found.mismatch(self._store, self.name, passed) is None:
+                catalog = Catalog(registrations(self._store, self.name, found.position))
+                if self._holds(catalog):
+                    self._checkpoint, self._left_out, self._catalog = found, passed, catalog
         return self._checkpoint.position
 
-    def _is_whole(self, position: int) -> bool:
-        """Whether Redis has every content that was registered up to there.
+    def _holds(self, catalog: Catalog) -> bool:
+        """Whether Redis has every content that was registered up to its checkpoint.
 
         After an older store was put back, the event at the checkpoint may be the same again, behind others.
         """
-        catalog = Catalog(registrations(self._store, self.name, position))
         try:
             with self._client.pipeline(transaction=False) as pipe:
                 for program in catalog.programs.values():

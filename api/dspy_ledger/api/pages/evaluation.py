@@ -15,7 +15,6 @@ from dspy_ledger.api.queries.evaluations import one_evaluation, with_rows
 from dspy_ledger.api.queries.matrix import metrics_of
 from dspy_ledger.api.queries.programs import one_program
 from dspy_ledger.api.reading import ask, sources_of
-from dspy_ledger.errors import UnknownEvaluation
 
 __all__ = ["router"]
 
@@ -36,8 +35,6 @@ async def evaluation_page(request: Request, program_id: str, evaluation_id: str)
     query = read_form(request, OneEvaluationQuery)
     with ask(request, query) as question:
         row = one_evaluation(question, program_id, evaluation_id, query.model_id)
-        if row is None:
-            raise UnknownEvaluation(program_id, evaluation_id, query.model_id)
         event = sources_of(request).event_at(row["position"], evaluation_id=evaluation_id)
         told = decoded(with_rows(row, event))
         rows = worst_first(told["scores"], told["rows"])

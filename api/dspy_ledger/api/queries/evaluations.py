@@ -11,6 +11,7 @@ from dspy_ledger.api.parameters import EvaluationQuery, FeedbackQuery
 from dspy_ledger.api.queries.paging import Item, items_of, page
 from dspy_ledger.api.queries.programs import require_program
 from dspy_ledger.api.reading import Question
+from dspy_ledger.errors import UnknownEvaluation
 from dspy_ledger.store import StoredEvent
 
 __all__ = [
@@ -142,13 +143,12 @@ def count_feedback(question: Question, execution_id: str) -> int:
     return count  # type: ignore[no-any-return]
 
 
-def one_evaluation(
-    question: Question, program_id: str, evaluation_id: str, model_id: str | None
-) -> Item | None:
+def one_evaluation(question: Question, program_id: str, evaluation_id: str, model_id: str | None) -> Item:
     """One evaluation of a program or of its executions; the newest of those on any model.
 
     Raises:
         UnknownProgram: it is not registered.
+        UnknownEvaluation: it has none of that id, on that model.
     """
     require_program(question, program_id)
     values: dict[str, object] = {"program": program_id, "id": evaluation_id, "model": model_id}
@@ -160,7 +160,9 @@ def one_evaluation(
         own += " AND ev.model_id = :model"
         feedback += " AND ifnull(ev.model_id, x.model_id) = :model"
     resolved = _resolved(question, own, feedback)
-    return next(iter(_items(question, f"{resolved} ORDER BY position DESC LIMIT 1", values)), None)
+    for item in _items(question, f"{resolved} ORDER BY position DESC LIMIT 1", values):
+        return item
+    raise UnknownEvaluation(program_id, evaluation_id, model_id)
 
 
 def with_rows(evaluation: Item, event: StoredEvent) -> Item:

@@ -34,7 +34,6 @@ from dspy_ledger.api.reading import ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
-from dspy_ledger.errors import UnknownEvaluation
 from dspy_ledger.lineage import program_tree, programs_below
 
 __all__ = ["router"]
@@ -135,8 +134,6 @@ async def get_evaluation(request: Request, program_id: str, evaluation_id: str) 
     query = read_query(request, OneEvaluationQuery)
     with ask(request, query) as question:
         evaluation = one_evaluation(question, program_id, evaluation_id, query.model_id)
-        if evaluation is None:
-            raise UnknownEvaluation(program_id, evaluation_id, query.model_id)
         event = sources_of(request).event_at(evaluation["position"], evaluation_id=evaluation_id)
         return question.answer(with_rows(evaluation, event))
 
