@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from starlette.middleware.gzip import GZipMiddleware
 
 from dspy_ledger.api.access import Access, with_security
@@ -61,7 +62,6 @@ def create_app(settings: Settings) -> FastAPI:
         # The interactive pages would load their scripts from other hosts.
         docs_url=None,
         redoc_url=None,
-        generate_unique_id_function=lambda route: route.name,
     )
     app.state.sources = sources
     app.state.streams = Streams(sources, following, settings.api_streams)
@@ -69,10 +69,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.keyring = Keyring(settings.data_dir)
     app.state.refused_keys = signin.Refusals()
     # Before programs: there {program_id} would take "executions" for an id.
-    for routes in (executions, programs, stats, events, producers, deadletters, admin, health, metrics):
-        app.include_router(routes.router)
-    app.include_router(pages.router)
-    app.include_router(signin.router)
+    parts = (executions, programs, stats, events, producers, deadletters, admin, health, metrics)
+    for route in (
+        *(route for part in parts for route in part.router.routes),
+        *pages.routes,
+        *signin.router.routes,
+    ):
+        if isinstance(route, APIRoute):
+            route.operation_id = route.name
+        app.router.routes.append(route)  # include_router would nest them, and finding one took longer
     handle_errors(app)
     # The last is the outermost.
     app.add_middleware(WaitForView, following=following)
