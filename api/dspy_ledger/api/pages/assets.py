@@ -21,6 +21,8 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from dspy_ledger.api.routes.direct import DirectRoute
+
 __all__ = ["PLOTLY", "address", "router", "sheets_of_plotly"]
 
 _FOR_GOOD: Final = "public, max-age=31536000, immutable"
@@ -33,7 +35,7 @@ _PLOTLY: Final = distribution("plotly")
 PLOTLY: Final = f"/static/plotly-{_PLOTLY.version}.min.js"
 """Plotly's address, of the installed package."""
 
-router = APIRouter(prefix="/static", include_in_schema=False)
+router = APIRouter(prefix="/static", include_in_schema=False, route_class=DirectRoute)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ async def get_plotly(request: Request) -> Response:
 
 
 @router.get("/{digest}/{name}")
-async def get_asset(request: Request, digest: str, name: str) -> Response:
+def get_asset(request: Request, digest: str, name: str) -> Response:
     """One of our own files; a page of another release gets this one's, and asks again the next time."""
     current, assets = _own()
     if name not in assets:

@@ -20,10 +20,11 @@ from dspy_ledger.api.queries.matrix import metrics_of
 from dspy_ledger.api.queries.programs import one_program
 from dspy_ledger.api.queries.totals import version_totals
 from dspy_ledger.api.reading import Question, ask
+from dspy_ledger.api.routes.direct import DirectRoute
 
 __all__ = ["router"]
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=DirectRoute)
 
 _EVALUATIONS: Final = 500
 """The newest evaluations of a version that are looked at; feedback is none of them."""
@@ -39,7 +40,7 @@ class CompareQuery(PastQuery):
 
 
 @router.get("/programs/{program_id}/compare")
-async def compare_page(request: Request, program_id: str) -> HTMLResponse:
+def compare_page(request: Request, program_id: str) -> HTMLResponse:
     """The page of two versions.
 
     Raises:

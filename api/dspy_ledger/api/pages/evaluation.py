@@ -15,17 +15,18 @@ from dspy_ledger.api.queries.evaluations import one_evaluation, with_rows
 from dspy_ledger.api.queries.matrix import metrics_of
 from dspy_ledger.api.queries.programs import one_program
 from dspy_ledger.api.reading import ask, sources_of
+from dspy_ledger.api.routes.direct import DirectRoute
 
 __all__ = ["router"]
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=DirectRoute)
 
 _ROWS: Final = 100
 """Rows that are shown; the JSON has all."""
 
 
 @router.get("/programs/{program_id}/evaluations/{evaluation_id:path}")
-async def evaluation_page(request: Request, program_id: str, evaluation_id: str) -> HTMLResponse:
+def evaluation_page(request: Request, program_id: str, evaluation_id: str) -> HTMLResponse:
     """The page of one evaluation; of those under one id that of a model, or the newest.
 
     Raises:

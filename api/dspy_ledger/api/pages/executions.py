@@ -19,10 +19,11 @@ from dspy_ledger.api.queries.executions import one_execution, page_of_executions
 from dspy_ledger.api.queries.models import page_of_models
 from dspy_ledger.api.queries.programs import page_of_programs
 from dspy_ledger.api.reading import Question, ask, sources_of
+from dspy_ledger.api.routes.direct import DirectRoute
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/executions", include_in_schema=False)
+router = APIRouter(prefix="/executions", include_in_schema=False, route_class=DirectRoute)
 
 _ROWS: Final = 50
 _SUGGESTED: Final = 200
@@ -33,7 +34,7 @@ _POSITION: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 @router.get("")
-async def executions(request: Request) -> HTMLResponse:
+def executions(request: Request) -> HTMLResponse:
     """The newest that match, of which a script keeps the list up to date."""
     query = read_form(request, ExecutionQuery)
     rows = query.limit if "limit" in query.model_fields_set else _ROWS
@@ -67,7 +68,7 @@ async def executions(request: Request) -> HTMLResponse:
 
 
 @router.get("/{execution_id:path}")
-async def execution(request: Request, execution_id: str) -> HTMLResponse:
+def execution(request: Request, execution_id: str) -> HTMLResponse:
     """One execution with its calls, what went in and came out, and what was said of it.
 
     Raises:

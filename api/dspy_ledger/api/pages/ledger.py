@@ -13,10 +13,11 @@ from dspy_ledger.api.pages.layout import read_form, show, show_part
 from dspy_ledger.api.parameters import DeadLetterQuery, PastQuery
 from dspy_ledger.api.queries.deadletters import page_of_dead_letters
 from dspy_ledger.api.reading import ask, sources_of
+from dspy_ledger.api.routes.direct import DirectRoute
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/ledger", include_in_schema=False)
+router = APIRouter(prefix="/ledger", include_in_schema=False, route_class=DirectRoute)
 
 _LETTERS: Final = 25
 _PRODUCERS: Final = 100
@@ -27,7 +28,7 @@ class LedgerQuery(DeadLetterQuery, PastQuery):
 
 
 @router.get("")
-async def ledger(request: Request) -> HTMLResponse:
+def ledger(request: Request) -> HTMLResponse:
     """What there is, from the event store."""
     query = read_form(request, LedgerQuery)
     query = query.model_copy(update={"limit": _LETTERS, "fields": None})

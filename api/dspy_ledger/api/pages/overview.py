@@ -17,11 +17,12 @@ from dspy_ledger.api.parameters import BUCKETS, BadParameters, Bucket, ProgramQu
 from dspy_ledger.api.queries.programs import page_of_programs
 from dspy_ledger.api.queries.stats import stats
 from dspy_ledger.api.reading import Question, ask
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.timestamps import to_datetime, utc_now
 
 __all__ = ["router"]
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=DirectRoute)
 
 _PROGRAMS: Final = 50
 
@@ -43,7 +44,7 @@ class _Window:
 
 
 @router.get("/")
-async def overview(request: Request) -> HTMLResponse:
+def overview(request: Request) -> HTMLResponse:
     """Programs with what became of them over a window."""
     query = read_form(request, OverviewQuery)
     query = query.model_copy(update={"limit": _PROGRAMS, "fields": None})

@@ -31,12 +31,13 @@ from dspy_ledger.api.queries.programs import one_program
 from dspy_ledger.api.queries.stats import stats
 from dspy_ledger.api.queries.versions import tree_programs, tree_versions
 from dspy_ledger.api.reading import Question, ask
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.lineage import program_tree, programs_below
 from dspy_ledger.timestamps import utc_now
 
 __all__ = ["router"]
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=DirectRoute)
 
 _SHOWN: Final = 40
 """Versions that are shown at first, the newest."""
@@ -56,7 +57,7 @@ class ProgramPageQuery(MatrixQuery):
 
 
 @router.get("/programs/{program_id}")
-async def program_page(request: Request, program_id: str) -> HTMLResponse:
+def program_page(request: Request, program_id: str) -> HTMLResponse:
     """The page of one program.
 
     Raises:

@@ -19,11 +19,12 @@ from dspy_ledger.api.queries.totals import version_totals
 from dspy_ledger.api.queries.versions import tree_programs
 from dspy_ledger.api.reading import ask
 from dspy_ledger.api.responses import dump
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.type_text import type_text
 
 __all__ = ["router"]
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=DirectRoute)
 
 _EVALUATIONS: Final = 20
 _FEEDBACK: Final = 20
@@ -34,7 +35,7 @@ _STATE: Final = 200_000
 
 
 @router.get("/programs/{program_id}/versions/{version}")
-async def version_page(request: Request, program_id: str, version: str) -> HTMLResponse:
+def version_page(request: Request, program_id: str, version: str) -> HTMLResponse:
     """The page of one version.
 
     Raises:

@@ -1,5 +1,5 @@
 """The paths: each asks one question and answers it; no SQL in them.
 
-They are coroutines that never await while a question is open: SQLite is asked inline, on the loop's
-thread, which measured twice as fast as any hand-over.
+They are plain functions, asked inline on the loop's thread, which measured twice as fast as any hand-over.
+What waits for something else is a coroutine, which never awaits while a question is open.
 """

@@ -14,6 +14,7 @@ from dspy_ledger.api import schemas
 from dspy_ledger.api.problems import problem
 from dspy_ledger.api.reading import position_header, sources_of
 from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
 from dspy_ledger.database import told_of_disk
 from dspy_ledger.errors import NotFound, StoreError
@@ -28,7 +29,7 @@ _PATIENCE = 10.0  # seconds that an answer waits for the writer
 _LOOK_EVERY = 0.05  # seconds
 _ID = re.compile(r"[0-9]{1,18}", re.ASCII)  # as large as an id can be in SQLite
 
-router = APIRouter(prefix="/v1/deadletters", tags=["deadletters"])
+router = APIRouter(prefix="/v1/deadletters", tags=["deadletters"], route_class=DirectRoute)
 
 _NOT_YET: dict[int | str, dict[str, Any]] = {
     202: {"model": schemas.Asked, "description": "Asked for, and not done within 10 s; it will be."}

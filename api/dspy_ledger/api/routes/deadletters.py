@@ -9,11 +9,12 @@ from dspy_ledger.api.parameters import DeadLetterQuery, described, read_query
 from dspy_ledger.api.queries.deadletters import page_of_dead_letters
 from dspy_ledger.api.reading import ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/deadletters", tags=["deadletters"])
+router = APIRouter(prefix="/v1/deadletters", tags=["deadletters"], route_class=DirectRoute)
 
 
 @router.get(
@@ -22,7 +23,7 @@ router = APIRouter(prefix="/v1/deadletters", tags=["deadletters"])
     responses=answers(schemas.DeadLetterPage, 400, 503),
     openapi_extra=described(DeadLetterQuery),
 )
-async def list_dead_letters(request: Request) -> JSONResponse:
+def list_dead_letters(request: Request) -> JSONResponse:
     """Of now, from the event store; `dspy-ledger deadletters` shows their bytes, retries and drops them."""
     query = read_query(request, DeadLetterQuery)
     with ask(request) as question:

@@ -17,6 +17,7 @@ from dspy_ledger.api.queries.events import (
 )
 from dspy_ledger.api.reading import POSITION_HEADER, ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
 from dspy_ledger.api.streaming import EventStream, Streams
 
@@ -24,7 +25,7 @@ __all__ = ["router"]
 
 _POSITION = re.compile(r"[0-9]{1,18}", re.ASCII)
 
-router = APIRouter(prefix="/v1/events", tags=["events"])
+router = APIRouter(prefix="/v1/events", tags=["events"], route_class=DirectRoute)
 
 
 @router.get(
@@ -33,7 +34,7 @@ router = APIRouter(prefix="/v1/events", tags=["events"])
     responses=answers(schemas.EventPage, 400, 503),
     openapi_extra=described(EventQuery),
 )
-async def list_events(request: Request) -> JSONResponse:
+def list_events(request: Request) -> JSONResponse:
     """As they are stored, up to the position of the view; a page may hold fewer than asked for."""
     query = read_query(request, EventQuery)
     with ask(request) as question:
@@ -65,7 +66,7 @@ async def list_events(request: Request) -> JSONResponse:
         ]
     },
 )
-async def stream_events(request: Request) -> Response:
+def stream_events(request: Request) -> Response:
     """From after `Last-Event-ID`, else `after` or `since`, else from now on; each once it is in the view."""
     query = read_query(request, EventFilter)
     streams: Streams = request.app.state.streams

@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1/programs/executions", tags=["executions"], route_
     responses=answers(schemas.ExecutionPage, 400, 503, from_view=True),
     openapi_extra=described(ExecutionQuery),
 )
-async def list_executions(request: Request) -> JSONResponse:
+def list_executions(request: Request) -> JSONResponse:
     """Every filter narrows the list; unknown programs or versions match nothing."""
     query = read_query(request, ExecutionQuery)
     with ask(request, query, from_view=True) as question:
@@ -41,7 +41,7 @@ async def list_executions(request: Request) -> JSONResponse:
     responses=answers(schemas.ExecutionDetail, 400, 404, 503),
     openapi_extra=described(PastQuery),
 )
-async def get_execution(request: Request, execution_id: str) -> JSONResponse:
+def get_execution(request: Request, execution_id: str) -> JSONResponse:
     """The row of the view, the event it came from, and what was said of it since."""
     with ask(request, read_query(request, PastQuery)) as question:
         execution = one_execution(question, execution_id)
@@ -62,7 +62,7 @@ async def get_execution(request: Request, execution_id: str) -> JSONResponse:
     responses=answers(schemas.EvaluationPage, 400, 404, 503, from_view=True),
     openapi_extra=described(FeedbackQuery),
 )
-async def list_feedback(request: Request, execution_id: str) -> JSONResponse:
+def list_feedback(request: Request, execution_id: str) -> JSONResponse:
     """Feedback, and evaluations of programs that name the execution."""
     query = read_query(request, FeedbackQuery)
     with ask(request, query, from_view=True) as question:

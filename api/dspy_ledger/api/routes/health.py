@@ -7,15 +7,16 @@ from fastapi import APIRouter, Request
 from dspy_ledger.api import schemas
 from dspy_ledger.api.reading import sources_of
 from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], route_class=DirectRoute)
 
 
 @router.get("/live", summary="Whether the process answers", responses=answers(schemas.Live, position=False))
-async def is_live() -> JSONResponse:
+def is_live(_: Request) -> JSONResponse:
     """Always 200; asks nothing of view or store."""
     return JSONResponse({"status": "live"})
 
@@ -25,7 +26,7 @@ async def is_live() -> JSONResponse:
     summary="Whether questions can be answered",
     responses=answers(schemas.Ready, 503, position=False),
 )
-async def is_ready(request: Request) -> JSONResponse:
+def is_ready(request: Request) -> JSONResponse:
     """200 once there are a view and an event store that can be read, else 503."""
     sources = sources_of(request)
     sources.check_store()

@@ -8,10 +8,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from dspy_ledger.api import schemas
 from dspy_ledger.api.metrics import Gauges, directory_position, exposition
 from dspy_ledger.api.reading import sources_of
+from dspy_ledger.api.routes.direct import DirectRoute
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=DirectRoute)
 
 
 @router.get(
@@ -24,7 +25,7 @@ router = APIRouter(tags=["health"])
         "default": {"model": schemas.ProblemDetails, "description": "Any other error."},
     },
 )
-async def get_metrics(request: Request) -> Response:
+def get_metrics(request: Request) -> Response:
     """Prometheus's text format; a producer has lines of its own for an hour, or when it lost events."""
     sources = sources_of(request)
     with sources.question() as question:

@@ -9,12 +9,13 @@ from dspy_ledger.api.parameters import ProducerQuery, described, read_query
 from dspy_ledger.api.queries.paging import page
 from dspy_ledger.api.reading import ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
 from dspy_ledger.producers import told
 
 __all__ = ["router"]
 
-router = APIRouter(prefix="/v1/producers", tags=["producers"])
+router = APIRouter(prefix="/v1/producers", tags=["producers"], route_class=DirectRoute)
 
 
 @router.get(
@@ -23,7 +24,7 @@ router = APIRouter(prefix="/v1/producers", tags=["producers"])
     responses=answers(schemas.ProducerPage, 400, 503),
     openapi_extra=described(ProducerQuery),
 )
-async def list_producers(request: Request) -> JSONResponse:
+def list_producers(request: Request) -> JSONResponse:
     """Of now, from the event store: every process that ever recorded."""
     query = read_query(request, ProducerQuery)
     after = query.after() or ""

@@ -47,7 +47,7 @@ router = APIRouter(prefix="/v1/programs", tags=["programs"], route_class=DirectR
     responses=answers(schemas.ProgramPage, 400, 503, from_view=True),
     openapi_extra=described(ProgramQuery),
 )
-async def list_programs(request: Request) -> JSONResponse:
+def list_programs(request: Request) -> JSONResponse:
     """Every program that was registered, or those with the tags and the text."""
     query = read_query(request, ProgramQuery)
     with ask(request, query, from_view=True) as question:
@@ -60,7 +60,7 @@ async def list_programs(request: Request) -> JSONResponse:
     responses=answers(schemas.ModelPage, 400, 503),
     openapi_extra=described(ModelQuery),
 )
-async def list_models(request: Request) -> JSONResponse:
+def list_models(request: Request) -> JSONResponse:
     """The models of the models file and those that executions named; never their parameters."""
     query = read_query(request, ModelQuery)
     with ask(request, query) as question:
@@ -74,7 +74,7 @@ async def list_models(request: Request) -> JSONResponse:
     responses=answers(schemas.ProgramDetail, 400, 404, 503, from_view=True),
     openapi_extra=described(PastQuery),
 )
-async def get_program(request: Request, program_id: str) -> JSONResponse:
+def get_program(request: Request, program_id: str) -> JSONResponse:
     """What is known of a program as a whole."""
     with ask(request, read_query(request, PastQuery), from_view=True) as question:
         return question.answer(one_program(question, program_id))
@@ -86,7 +86,7 @@ async def get_program(request: Request, program_id: str) -> JSONResponse:
     responses=answers(schemas.VersionPage, 400, 404, 503, from_view=True),
     openapi_extra=described(VersionQuery),
 )
-async def list_versions(request: Request, program_id: str) -> JSONResponse:
+def list_versions(request: Request, program_id: str) -> JSONResponse:
     """Without source code and state; ask for one version to have them."""
     query = read_query(request, VersionQuery)
     with ask(request, query, from_view=True) as question:
@@ -99,7 +99,7 @@ async def list_versions(request: Request, program_id: str) -> JSONResponse:
     responses=answers(schemas.VersionDetail, 400, 404, 503),
     openapi_extra=described(PastQuery),
 )
-async def get_version(request: Request, program_id: str, version: str) -> JSONResponse:
+def get_version(request: Request, program_id: str, version: str) -> JSONResponse:
     """Everything that its registration recorded."""
     with ask(request, read_query(request, PastQuery)) as question:
         item = one_version(question, program_id, version)
@@ -116,7 +116,7 @@ async def get_version(request: Request, program_id: str, version: str) -> JSONRe
     responses=answers(schemas.EvaluationPage, 400, 404, 503, from_view=True),
     openapi_extra=described(EvaluationQuery),
 )
-async def list_evaluations(request: Request, program_id: str) -> JSONResponse:
+def list_evaluations(request: Request, program_id: str) -> JSONResponse:
     """Feedback on its executions included, under the version and model that ran."""
     query = read_query(request, EvaluationQuery)
     with ask(request, query, from_view=True) as question:
@@ -129,7 +129,7 @@ async def list_evaluations(request: Request, program_id: str) -> JSONResponse:
     responses=answers(schemas.EvaluationDetail, 400, 404, 503),
     openapi_extra=described(OneEvaluationQuery),
 )
-async def get_evaluation(request: Request, program_id: str, evaluation_id: str) -> JSONResponse:
+def get_evaluation(request: Request, program_id: str, evaluation_id: str) -> JSONResponse:
     """An id stands for one evaluation on each model: the newest is told unless `model_id` is given."""
     query = read_query(request, OneEvaluationQuery)
     with ask(request, query) as question:
@@ -144,7 +144,7 @@ async def get_evaluation(request: Request, program_id: str, evaluation_id: str) 
     responses=answers(schemas.ProgramTree, 400, 404, 503, from_view=True),
     openapi_extra=described(PastQuery),
 )
-async def get_program_tree(request: Request, program_id: str) -> JSONResponse:
+def get_program_tree(request: Request, program_id: str) -> JSONResponse:
     """Optimized variants lie under the version they came from, derived programs under theirs."""
     with ask(request, read_query(request, PastQuery), from_view=True) as question:
         require_program(question, program_id)
@@ -159,7 +159,7 @@ async def get_program_tree(request: Request, program_id: str) -> JSONResponse:
     responses=answers(schemas.Matrix, 400, 404, 503, from_view=True),
     openapi_extra=described(MatrixQuery),
 )
-async def get_matrix(request: Request, program_id: str) -> JSONResponse:
+def get_matrix(request: Request, program_id: str) -> JSONResponse:
     """The latest and the best value of one metric in each cell, with the totals of its executions."""
     query = read_query(request, MatrixQuery)
     with ask(request, query, from_view=True) as question:
@@ -172,7 +172,7 @@ async def get_matrix(request: Request, program_id: str) -> JSONResponse:
     responses=answers(schemas.Differences, 400, 404, 503),
     openapi_extra=described(DiffQuery),
 )
-async def diff_versions(request: Request, program_id: str) -> JSONResponse:
+def diff_versions(request: Request, program_id: str) -> JSONResponse:
     """Interface, instructions, demos, settings and source code, and what the version rule makes of it."""
     query = read_query(request, DiffQuery)
     with ask(request, query) as question:

@@ -13,6 +13,7 @@ from fastapi.responses import RedirectResponse
 
 from dspy_ledger.api.access import cookie_of, keyring_of
 from dspy_ledger.api.pages.layout import show_alone
+from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.keyring import SESSION_DAYS
 
 __all__ = ["Refusals", "local_path", "router"]
@@ -22,7 +23,7 @@ _PATH: Final = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 _DELAY = 0.5  # seconds that one who gave no valid key waits
 _MOST_WAITING = 20
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=DirectRoute)
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ def local_path(given: str) -> str:
 
 
 @router.get("/signin")
-async def ask_for_key(request: Request) -> Response:
+def ask_for_key(request: Request) -> Response:
     """The form, for who is not signed in."""
     going_on = local_path(request.query_params.get("next", "/"))
     if request.state.signed_in or request.state.open:

@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/stats", tags=["stats"], route_class=DirectRoute)
     responses=answers(schemas.Stats, 400, 503, from_view=True),
     openapi_extra=described(StatsQuery),
 )
-async def get_stats(request: Request) -> JSONResponse:
+def get_stats(request: Request) -> JSONResponse:
     """Of now, in whole hours: since goes back to where its bucket begins, until forward to where it ends."""
     query = read_query(request, StatsQuery)
     with ask(request, from_view=True) as question:
