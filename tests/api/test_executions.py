@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dspy_ledger.api import schemas
 from dspy_ledger.api.parameters import ExecutionQuery
+from dspy_ledger.api.queries import execution_rows
 from dspy_ledger.api.queries.executions import page_of_executions
 from dspy_ledger.events import ExecutionCompleted
 
@@ -215,6 +216,30 @@ def test_rows_carry_the_label_of_their_content_and_null_while_it_is_unknown(worl
         assert item["program_version"] == LABELS.get((item["program_id"], item["content_hash"]))
     answer = api.get(PATH, limit=1000)
     assert schemas.ExecutionPage.model_validate_json(answer.content).next_cursor is None
+
+
+def test_a_row_that_was_asked_for_before_its_version_was_known_tells_it_afterwards(ledger, api):
+    ledger.register("alpha", "0.9.0", "c1:02")
+    position = ledger.execute("x0", program_id="alpha", content_hash="c1:00")
+    ledger.fold()
+    assert [item["program_version"] for item in api.items(PATH) + api.items(PATH)] == [None, None]
+    ledger.register("alpha", "1.0.0", "c1:00")
+    ledger.fold()
+    for _ in range(2):  # read, and kept
+        assert api.items(PATH)[0]["program_version"] == "1.0.0"
+        assert api.items(PATH, fields="program_version") == [{"program_version": "1.0.0"}]
+        assert api.items(PATH, as_of=position)[0]["program_version"] is None
+
+
+def test_rows_are_the_same_when_they_are_asked_for_again_and_when_too_many_were_kept(world, monkeypatch):
+    api, _facts = world
+    every_row = api.items(PATH, limit=1000)
+    monkeypatch.setattr(execution_rows, "_MOST_ROWS", 20)
+    monkeypatch.setattr(execution_rows, "_MOST_LABELS", 1)
+    for _ in range(2):
+        assert api.walk(PATH, limit=7) == every_row
+    monkeypatch.setattr(execution_rows, "_LONG", 0)
+    assert api.walk(PATH, limit=100) == every_row
 
 
 def test_every_page_together_gives_every_execution_once_while_new_ones_arrive(ledger, api):

@@ -11,20 +11,18 @@ import sqlite3
 from typing import Any, NamedTuple
 
 import msgspec
+import orjson
 
+from dspy_ledger.api.cursors import encode_cursor
 from dspy_ledger.api.parameters import ExecutionQuery
-from dspy_ledger.api.queries.paging import Item, items_of, newest_first, page
+from dspy_ledger.api.queries.execution_rows import encoded_executions, execution_at
+from dspy_ledger.api.queries.paging import Item
 from dspy_ledger.api.reading import Question
-from dspy_ledger.api.schemas import Execution
 from dspy_ledger.events import ExecutionCompleted
 from dspy_ledger.store import StoredEvent
 
 __all__ = ["one_execution", "page_of_executions", "with_event"]
 
-_COLUMNS = {
-    name: "v.version AS program_version" if name == "program_version" else f"e.{name}"
-    for name in Execution.model_fields
-}
 _VERSION = "v.program_id = e.program_id AND v.content_hash = e.content_hash"
 _FEW = 5000
 """Executions of one environment, or between since and until, that may be gone through for one page."""
@@ -50,38 +48,36 @@ def page_of_executions(
     question: Question, query: ExecutionQuery, *, above: int | None = None
 ) -> dict[str, Any]:
     """Executions that match every filter, newest first by position; only those above a given one."""
-    after = query.after()
+    positions = _positions(question, query, above)
+    more, positions = len(positions) > query.limit, positions[: query.limit]
+    cursor = encode_cursor(query.name, query.filters(), positions[-1]) if more else None
+    items = b",".join(encoded_executions(question, positions, query.fields))
+    return {"items": orjson.Fragment(b"[%b]" % items), "next_cursor": cursor}
+
+
+def _positions(question: Question, query: ExecutionQuery, above: int | None) -> list[int]:
+    """Where a page's executions are, and one more when there is a next page."""
     walks = _walks(question, query)
     if not walks:
-        return page([], query, "position")
-    rest, rest_values = _rest(question, query, after, above)
-    # Positions first: what is merged or sorted is then one number, not 25 columns.
+        return []
+    rest, rest_values = _rest(question, query, query.after(), above)
     arms = " UNION ALL ".join(
         f"SELECT e.position FROM executions e {walk.by} WHERE {walk.term} AND {rest}"  # noqa: S608
         for walk in walks
     )
     values = [value for walk in walks for value in (*walk.values, *rest_values)]
-    names = dict.fromkeys(("position", *(query.fields or _COLUMNS)))
-    labelled = _labelled(question) if "program_version" in names else ""
-    rows = question.db.execute(
-        f"SELECT {', '.join(map(_COLUMNS.__getitem__, names))}"  # noqa: S608
-        f" FROM ({arms} ORDER BY position DESC LIMIT ?) w"
-        f" CROSS JOIN executions e ON e.position = w.position {labelled}",
-        (*values, query.limit + 1),
-    )
-    return newest_first(rows, query, json=("tags",), flags=("model_pinned",))
+    rows = question.db.execute(f"{arms} ORDER BY position DESC LIMIT ?", (*values, query.limit + 1))
+    rows.row_factory = None
+    return [position for (position,) in rows]
 
 
 def one_execution(question: Question, execution_id: str) -> Item | None:
     """One execution's row; the first, should several events claim the id."""
-    rows = question.db.execute(
-        f"SELECT {', '.join(_COLUMNS.values())} FROM executions e {_labelled(question)}"  # noqa: S608
-        f" WHERE e.execution_id = ? AND {question.seen('e')} ORDER BY e.position LIMIT 1",
+    found = question.db.execute(
+        f"SELECT min(e.position) FROM executions e WHERE e.execution_id = ? AND {question.seen('e')}",  # noqa: S608
         (execution_id,),
-    )
-    for item in items_of(rows, json=("tags",)):
-        return {**item, "model_pinned": bool(item["model_pinned"])}
-    return None
+    ).fetchone()
+    return None if found[0] is None else execution_at(question, found[0])
 
 
 def with_event(execution: Item, event: StoredEvent) -> Item:
@@ -101,10 +97,6 @@ def with_event(execution: Item, event: StoredEvent) -> Item:
         "recorded_at": event.recorded_at,
         **{name: captured.get(name) for name in ("inputs", "outputs", "calls")},
     }
-
-
-def _labelled(question: Question) -> str:
-    return f"LEFT JOIN versions v ON {_VERSION} AND {question.seen('v')}"
 
 
 def _walks(question: Question, query: ExecutionQuery) -> list[_Walk]:
