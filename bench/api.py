@@ -365,6 +365,7 @@ def routes(view: Path, first: int) -> dict[str, list[str]]:
     return {
         "page of 100": [executions()],
         f"page {(last - deep) // 100:,}": [at(deep)],
+        "page after page": [at(last - 100 * number) for number in range(500)],
         "of a program": [executions(program_id="program_7")],
         "of a version": [executions(program_id="program_7", version="1.0.3")],
         "of a model": [executions(model_id="claude-haiku")],
