@@ -329,6 +329,27 @@ def test_much_feedback_hides_no_evaluation(qa, read, monkeypatch):
     assert "score 24" not in read("/programs/qa/versions/1.1.0", as_of=qa.sequence - 2).text
 
 
+def test_shares_of_errors_differ_by_points_and_hardly_any_difference_has_no_sign(ledger, read):
+    """2 % that became 3 % stood as +50 %."""
+    register(ledger, "1.0.0", "c1:0")
+    register(ledger, "1.1.0", "c1:1")
+    for digest, errors, latency in (("c1:0", 2, 1000.0), ("c1:1", 1, 1000.9)):
+        for number in range(10):
+            ledger.execute(
+                f"{digest}-{number}",
+                "qa",
+                content_hash=digest,
+                model_id="mini",
+                status="error" if number < errors else "ok",
+                latency_ms=latency,
+                cost_usd=None,
+            )
+    ledger.fold()
+    page = read("/programs/qa/compare", **{"from": "1.0.0", "to": "1.1.0"})
+    assert "mini 10 10 20 % 10 % \N{MINUS SIGN}10 pp 1 s 1 s nearly the same" in page.text
+    assert len(page.all("span", **{"class": "good-text"})) == 1
+
+
 def test_what_was_nothing_and_is_something_counts_as_a_rise(ledger, read):
     """From no errors to some, and from free to paid, read as if nothing were known of the first."""
     register(ledger, "1.0.0", "c1:0")
@@ -347,7 +368,7 @@ def test_what_was_nothing_and_is_something_counts_as_a_rise(ledger, read):
         )
     ledger.fold()
     page = read("/programs/qa/compare", **{"from": "1.0.0", "to": "1.1.0"})
-    assert "mini 1 2 0 % 50 % from 0 9 ms 9 ms same $0 $0.010 from 0" in page.text
+    assert "mini 1 2 0 % 50 % +50 pp 9 ms 9 ms same $0 $0.010 from 0" in page.text
     assert len(page.all("span", **{"class": "bad-text"})) == 2
     same = read("/programs/qa/compare", **{"from": "1.0.0", "to": "1.0.0"})
     assert "mini 1 1 0 % 0 % same 9 ms 9 ms same $0 $0 same" in same.text

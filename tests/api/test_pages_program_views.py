@@ -231,3 +231,11 @@ def test_the_latest_metrics_of_two_versions_stand_beside_one_another():
 
     told = told_metrics([said("m", 0.5), said("m", 0.1)], [said("m", 0.75)])
     assert told == [{"model_id": "m", "metric": "accuracy", "from": 0.5, "to": 0.75, "difference": 0.25}]
+
+
+def test_metrics_stand_in_the_order_of_the_newest_results():
+    def said(**metrics):
+        return {"model_id": "m", "metrics": metrics}
+
+    told = told_metrics([said(older=1, failed=2, score=0.5)], [said(score=0.75, failed=1)])
+    assert [row["metric"] for row in told] == ["score", "failed", "older"]

@@ -52,7 +52,7 @@ async def broker_of(settings: Settings, ledger_id: str | None) -> Broker:
     except TimeoutError:
         return Broker(url, problem=f"it did not answer within {_PATIENCE} s")
     except (RedisError, OSError) as error:
-        return Broker(url, problem=str(error) or type(error).__name__)
+        return Broker(url, problem=str(error).rstrip(".") or type(error).__name__)
 
 
 async def _asked(client: Any, url: str, settings: Settings, ledger_id: str | None) -> Broker:

@@ -175,13 +175,18 @@ def _reason(role: str, change: Row) -> str:
 def told_metrics(old: list[Row], new: list[Row]) -> list[Row]:
     """What evaluations found for both versions: {model_id, metric, from, to, difference}.
 
+    Models are in order of their ids, and metrics in that of the newest results.
+
     Args:
         old: the first version's evaluations without feedback, newest first, each with its ``metrics``.
         new: those of the other version.
     """
     before, after = _latest(old), _latest(new)
+    place = {metric: at for at, metric in enumerate(dict.fromkeys(metric for _, metric in (*after, *before)))}
     rows = []
-    for model_id, metric in sorted({*before, *after}, key=lambda at: (at[0] is None, at[0] or "", at[1])):
+    for model_id, metric in sorted(
+        {*before, *after}, key=lambda at: (at[0] is None, at[0] or "", place[at[1]])
+    ):
         mine, other = before.get((model_id, metric)), after.get((model_id, metric))
         difference = None if mine is None or other is None else other - mine
         rows.append(

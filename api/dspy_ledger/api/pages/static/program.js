@@ -57,7 +57,7 @@ function tradeoff(element, { metric, choices, fronts }) {
       data: [line, ...series],
       layout: {
         showlegend: few, hovermode: "closest", margin: { l: 8, r: 24, t: few ? 8 : 24, b: 8 },
-        xaxis: { tickprefix: price === "cost" ? "$" : "", exponentformat: "none", ticksuffix: price === "cost" ? "" : " s", nticks: 6, rangemode: "tozero" },
+        xaxis: { tickprefix: price === "cost" ? "$" : "", exponentformat: "none", ticksuffix: price === "cost" ? "" : " s", nticks: 6 },
         yaxis: { nticks: 6, title: { text: plain(short(metric)), standoff: 4 } },
       },
     };
