@@ -7,25 +7,22 @@ further than 1/64 from any number in it.
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate, repeat
-from operator import add
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 from dspy_ledger.errors import StoreError
 
 __all__ = [
     "HIGHEST",
     "RELATIVE_ERROR",
-    "as_number",
     "bucket_of",
-    "counted",
     "decode",
     "encode",
     "merge",
-    "quantile",
     "quantiles",
 ]
 
@@ -34,8 +31,7 @@ HIGHEST = 2**48 - 1
 """The highest number told apart from higher ones; in µs that is nine years."""
 
 _KINDS = {1: "B", 2: "H", 4: "I", 8: "Q"}  # bytes of a count → its array type
-_START = 2  # bytes of the first bucket's number
-_DIGIT = 8  # bytes that a count has in a histogram that is one number
+_HEAD = struct.Struct("<BH")  # the bytes of a count, and the first bucket
 
 
 def bucket_of(number: int) -> int:
@@ -47,29 +43,6 @@ def bucket_of(number: int) -> int:
     return (shift << 5) + (number >> shift)
 
 
-def counted(numbers: Iterable[int]) -> dict[int, int]:
-    """How many of the numbers fall in each bucket."""
-    counts: dict[int, int] = {}
-    for number in numbers:
-        bucket = bucket_of(number)
-        counts[bucket] = counts.get(bucket, 0) + 1
-    return counts
-
-
-def quantile(counts: Mapping[int, int], share: float) -> float | None:
-    """The number that this share (0 to 1) of all numbers does not exceed; None when there are none.
-
-    It is the nearest rank's, within :data:`RELATIVE_ERROR`.
-    """
-    rank = max(1.0, share * sum(counts.values()))
-    reached = 0
-    for bucket in sorted(counts):
-        reached += counts[bucket]
-        if reached >= rank:
-            return _middle(bucket)
-    return None
-
-
 def encode(counts: Mapping[int, int]) -> bytes:
     """Counts by bucket as bytes, the same for the same counts.
 
@@ -78,11 +51,12 @@ def encode(counts: Mapping[int, int]) -> bytes:
     """
     if not counts:
         return b""
-    first = min(counts)
+    first, highest = min(counts), max(counts.values())
     dense = [0] * (max(counts) - first + 1)
     for bucket, count in counts.items():
         dense[bucket - first] = count
-    return _pack(first, dense)
+    width = next(width for width in _KINDS if highest < 1 << width * 8)
+    return _packed(width, first, _little_endian(array(_KINDS[width], dense)).tobytes())
 
 
 def decode(encoded: bytes) -> dict[int, int]:
@@ -91,59 +65,49 @@ def decode(encoded: bytes) -> dict[int, int]:
     Raises:
         StoreError: other bytes.
     """
-    first, counts = _unpack(encoded)
+    if not encoded:
+        return {}
+    first, counts = _counts(encoded)
     return {bucket: count for bucket, count in enumerate(counts, first) if count}
 
 
-def merge(one: bytes, other: bytes) -> bytes:
-    """The encoded histogram of all numbers in two of them."""
-    if not one or not other:
-        return one or other
-    (first, counts), (start, more) = _unpack(one), _unpack(other)
-    if start < first:
-        counts = [0] * (first - start) + counts
-        first = start
-    at, end = start - first, start - first + len(more)
-    counts += [0] * (end - len(counts))
-    counts[at:end] = map(add, counts[at:end], more)
-    return _pack(first, counts)
+def merge(histograms: Iterable[bytes]) -> bytes:
+    """The encoded histogram of all numbers in encoded histograms; none of no numbers is no bytes.
 
-
-def as_number(histograms: Iterable[bytes]) -> int:
-    """The sum of encoded histograms as one whole number: two such numbers add up to that of all of them.
-
-    The count of bucket n is the number's n-th digit of 64 bits, so that the sum of many, which takes a tenth
-    of the time of :func:`merge`, is right while each count stays below 2**64.
+    Their counts are added up as the digits of one long number each. A digit has bytes enough for the highest
+    count that so many counts of so many bytes can come to, so that none runs over into the next.
 
     Raises:
         StoreError: other bytes.
     """
-    histograms = [encoded for encoded in histograms if encoded]
-    lowest = min(map(_first, histograms), default=0)  # long numbers, all of zeros below, are slow to add
-    return sum(map(_digits, histograms, repeat(lowest))) << lowest * _DIGIT * 8
+    told = [encoded for encoded in histograms if encoded]
+    if len(told) < 2:
+        return told[0] if told else b""
+    parts = [_read(encoded) for encoded in told]
+    width, first = max(part[0] for part in parts), min(part[1] for part in parts)
+    digit = next((digit for digit in _KINDS if len(parts) << width * 8 <= 1 << digit * 8), 8)
+    number = 0
+    for size, start, body in parts:
+        number += int.from_bytes(_resized(body, size, digit), "little") << (start - first) * digit * 8
+    counts = number.to_bytes(-(-number.bit_length() // (digit * 8)) * digit, "little")
+    while width < digit and any(counts[at::digit].strip(b"\0") for at in range(width, digit)):
+        width *= 2
+    return _packed(width, first, _resized(counts, digit, width))
 
 
-def _digits(encoded: bytes, lowest: int) -> int:
-    """The counts from bucket ``lowest`` on."""
-    width, body = encoded[0], encoded[1 + _START :]
-    if width not in _KINDS or not body or len(body) % width:
-        raise _unreadable()
-    digits = bytearray(len(body) // width * _DIGIT)
-    for at in range(width):
-        digits[at::_DIGIT] = body[at::width]
-    return int.from_bytes(digits, "little") << (_first(encoded) - lowest) * _DIGIT * 8
+def quantiles(encoded: bytes, shares: Iterable[float]) -> list[float | None]:
+    """For each share (0 to 1) the number that it does not exceed of all numbers in a histogram.
 
+    It is the nearest rank's, within :data:`RELATIVE_ERROR`; None when there are none.
 
-def quantiles(number: int, shares: Sequence[float]) -> list[float | None]:
-    """For each share what :func:`quantile` tells, of a sum of :func:`as_number`."""
-    if not number:
-        return [None] * len(shares)
-    empty = ((number & -number).bit_length() - 1) // (_DIGIT * 8)  # buckets before the first count
-    number >>= empty * _DIGIT * 8
-    digits = -(-number.bit_length() // (_DIGIT * 8))
-    counts = array(_KINDS[_DIGIT], number.to_bytes(digits * _DIGIT, "little"))
-    reached = list(accumulate(_little_endian(counts)))
-    return [_middle(empty + bisect_left(reached, max(1.0, share * reached[-1]))) for share in shares]
+    Raises:
+        StoreError: the bytes are no encoded histogram.
+    """
+    if not encoded:
+        return [None for _ in shares]
+    first, counts = _counts(encoded)
+    reached = list(accumulate(counts))
+    return [_middle(first + bisect_left(reached, max(1.0, share * reached[-1]))) for share in shares]
 
 
 def _middle(bucket: int) -> float:
@@ -154,30 +118,40 @@ def _middle(bucket: int) -> float:
     return lowest + ((1 << shift) - 1) / 2
 
 
-def _pack(first: int, counts: list[int]) -> bytes:
-    highest = max(counts)
-    width = 1 if highest < 1 << 8 else 2 if highest < 1 << 16 else 4 if highest < 1 << 32 else 8
-    body = _little_endian(array(_KINDS[width], counts)).tobytes()
-    return bytes((width,)) + first.to_bytes(_START, "little") + body
+def _packed(width: int, first: int, body: bytes | bytearray) -> bytes:
+    return _HEAD.pack(width, first) + body
 
 
-def _unpack(encoded: bytes) -> tuple[int, list[int]]:
-    if not encoded:
-        return 0, []
-    kind = _KINDS.get(encoded[0])
-    body = encoded[1 + _START :]
-    if kind is None or not body or len(body) % encoded[0]:
+def _read(encoded: bytes) -> tuple[int, int, bytes]:
+    """The bytes of a count, the first bucket, and the counts from there on."""
+    try:
+        width, first = _HEAD.unpack_from(encoded)
+    except struct.error:
+        raise _unreadable() from None
+    body = encoded[_HEAD.size :]
+    if width not in _KINDS or not body or len(body) % width:
         raise _unreadable()
-    counts = array(kind, body)
-    return _first(encoded), _little_endian(counts).tolist()
+    return width, first, body
 
 
-def _first(encoded: bytes) -> int:
-    return int.from_bytes(encoded[1 : 1 + _START], "little")
+def _counts(encoded: bytes) -> tuple[int, list[int]]:
+    """The first bucket, and the counts from there on."""
+    width, first, body = _read(encoded)
+    return first, _little_endian(array(_KINDS[width], body)).tolist()
 
 
 def _unreadable() -> StoreError:
     return StoreError("a histogram of the view can't be read; replay the view")
+
+
+def _resized(body: bytes, width: int, to: int) -> bytes | bytearray:
+    """Counts of so many bytes in so many others; what does not fit is cut off."""
+    if width == to:
+        return body
+    resized = bytearray(len(body) // width * to)
+    for at in range(min(width, to)):
+        resized[at::to] = body[at::width]
+    return resized
 
 
 def _little_endian(counts: array[int]) -> array[int]:

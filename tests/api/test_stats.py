@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from api.test_errors import check_problem
 from dspy_ledger.api import schemas
 from dspy_ledger.histogram import RELATIVE_ERROR
+from dspy_ledger.views import current_view
 
 PATH = "/v1/stats"
 BEGIN = datetime(2026, 10, 28, 22, tzinfo=UTC)
@@ -226,6 +228,38 @@ def test_numbers_that_no_program_has_are_told_all_the_same(ledger, api):
     ledger.fold()
     totals = stats(api)["totals"]
     assert (totals["input_known"], totals["output_tokens"]) == (3, 27 * 10**17)
+
+
+def test_sums_of_days_may_go_beyond_64_bits(ledger, api):
+    for number in range(20):
+        time = f"2026-11-{1 + number // 5:02d}T12:00:00Z"
+        ledger.execute(f"x{number}", usage={"input_tokens": 10**18}, cost_usd=10**6, time=time)
+    ledger.fold()
+    totals = stats(api)["totals"]
+    assert (totals["executions"], totals["input_tokens"], totals["cost_usd"]) == (20, 2**63 - 1, 20 * 10**6)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_window_that_ends_within_a_day_has_nothing_of_the_rest_of_it(ledger, api, later):
+    """A clock may run ahead: a day's sums hold what is not over yet."""
+    ledger.execute("before", time="2026-11-21T23:00:00Z")
+    ledger.execute("inside", time="2026-11-22T10:59:00Z")
+    if later:
+        ledger.execute("after", program_id="of another", time="2026-11-22T23:00:00Z")
+    ledger.fold()
+    for since in ("2026-11-21T23:00:00Z", "2026-11-22T10:00:00Z"):
+        totals = stats(api, since=since, until="2026-11-22T10:59:30Z")["totals"]
+        assert totals["executions"] == 1 + (since < "2026-11-22")
+    assert stats(api, since="2026-11-22T11:00:00Z", until="2026-11-22T12:00:00Z")["totals"]["executions"] == 0
+
+
+def test_a_histogram_that_is_damaged_is_told_with_what_to_do(ledger, api):
+    ledger.execute("x")
+    ledger.fold()
+    with sqlite3.connect(current_view(ledger.settings.data_dir)) as db:
+        db.execute("UPDATE days SET latencies = x'0700'")
+    db.close()
+    assert "replay" in check_problem(api.get(PATH), 503, PATH)["detail"]
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,8 @@ def test_hours_are_of_the_events_time_and_of_one_environment(tmp_path: Path) -> 
         environmental("d", 4, "staging", time="2026-11-22T13:00:00Z"),
     )
     found = rows(
-        tmp_path, "SELECT hour, environment, executions, latency, latencies FROM hours WHERE program_id <> ''"
+        tmp_path,
+        "SELECT hour, environment, executions, latency, latencies FROM hours WHERE level = 'finest'",
     )
     assert [row[:4] for row in found] == [
         ("2026-11-22T12", "", 1, 1000),
@@ -128,7 +129,7 @@ def test_hours_are_of_the_events_time_and_of_one_environment(tmp_path: Path) -> 
 
 @settings(deadline=None, max_examples=10)
 @given(st.integers(1, 40), st.randoms(use_true_random=False))
-def test_days_programs_and_all_of_them_sum_up_hours_however_events_are_batched(
+def test_each_level_of_hours_and_days_counts_each_execution_once_however_events_are_batched(
     size: int, chance: random.Random
 ) -> None:
     facts = [
@@ -152,11 +153,16 @@ def test_days_programs_and_all_of_them_sum_up_hours_however_events_are_batched(
         expected = Counter[tuple[str, ...]]()
         for hour, program, model, digest in facts:
             period = hour[:length]
-            keys = (program, period, digest, model), ("", period, program, ""), ("", period, "", model)
-            expected.update(keys)
-        assert {row[:4]: row[5] for row in found[table]} == expected
+            expected.update({
+                ("all", "", period, "", ""),
+                ("model", "", period, "", model),
+                ("program", program, period, "", ""),
+                ("content", program, period, digest, ""),
+                ("finest", program, period, digest, model),
+            })  # fmt: skip
+        assert {row[:5]: row[6] for row in found[table]} == expected
         for row in found[table]:
-            assert sum(histogram.decode(row[-1]).values()) == row[5]
+            assert sum(histogram.decode(row[-1]).values()) == row[6]
 
 
 @settings(deadline=None, max_examples=25)
@@ -180,7 +186,7 @@ def test_quantiles_come_from_the_roll_ups_within_a_sixty_fourth(
             for (encoded,) in rows(folder, f"SELECT latencies FROM {table}")
         }
         store.close()
-    told = histogram.quantile(histogram.decode(*found), share)
+    (told,) = histogram.quantiles(*found, [share])
     exact = sorted(latencies)[max(1, math.ceil(share * len(latencies))) - 1] * 1000
     assert told == pytest.approx(exact, rel=histogram.RELATIVE_ERROR, abs=0.5)
 
@@ -297,7 +303,7 @@ def test_a_failing_batch_changes_nothing_and_can_be_applied_again(tmp_path: Path
     assert content(tmp_path) == before
     views._view._db.execute("DROP TRIGGER no")
     views.apply(batch)
-    assert content(tmp_path)["totals"][0][3] == content(tmp_path)["hours"][0][5] == 2
+    assert content(tmp_path)["totals"][0][3] == content(tmp_path)["hours"][0][6] == 2
     assert views.position() == 4
 
 

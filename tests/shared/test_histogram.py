@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -10,35 +11,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_ledger.errors import StoreError
-from dspy_ledger.histogram import (
-    HIGHEST,
-    RELATIVE_ERROR,
-    as_number,
-    bucket_of,
-    counted,
-    decode,
-    encode,
-    merge,
-    quantile,
-    quantiles,
-)
+from dspy_ledger.histogram import HIGHEST, RELATIVE_ERROR, bucket_of, decode, encode, merge, quantiles
 
 NUMBERS = st.integers(0, 200) | st.integers(0, HIGHEST) | st.integers(0, 48).map(lambda bits: 2**bits - 1)
 
 
-@given(st.lists(NUMBERS, min_size=1), st.floats(0, 1))
+def of(numbers: list[int]) -> bytes:
+    return encode(Counter(map(bucket_of, numbers)))
+
+
+@given(st.lists(NUMBERS, min_size=1), st.lists(st.floats(0, 1), max_size=3))
 def test_a_quantile_is_within_the_relative_error_of_the_nearest_ranks_number(
-    numbers: list[int], share: float
+    numbers: list[int], shares: list[float]
 ) -> None:
-    exact = sorted(numbers)[max(1, math.ceil(share * len(numbers))) - 1]
-    told = quantile(counted(numbers), share)
-    assert told is not None
-    assert abs(told - exact) <= exact * RELATIVE_ERROR
+    told = quantiles(of(numbers), shares)
+    assert len(told) == len(shares)
+    for number, share in zip(told, shares, strict=True):
+        exact = sorted(numbers)[max(1, math.ceil(share * len(numbers))) - 1]
+        assert number is not None
+        assert abs(number - exact) <= exact * RELATIVE_ERROR
 
 
 @given(st.integers(0, 63))
 def test_small_numbers_are_exact(number: int) -> None:
-    assert quantile(counted([number]), 0.5) == number
+    assert quantiles(of([number]), [0.5]) == [number]
 
 
 @given(NUMBERS, NUMBERS)
@@ -56,46 +52,48 @@ def test_numbers_beyond_the_highest_fall_in_the_last_bucket() -> None:
     assert bucket_of(10**40) == bucket_of(HIGHEST)
 
 
-@given(st.lists(NUMBERS), st.lists(NUMBERS))
-def test_two_merged_are_the_one_of_all_numbers_to_the_byte(one: list[int], other: list[int]) -> None:
-    merged = merge(encode(counted(one)), encode(counted(other)))
-    assert merged == encode(counted(one + other))
+@given(st.lists(st.lists(NUMBERS), max_size=4))
+def test_merged_they_are_the_one_of_all_numbers_to_the_byte(parts: list[list[int]]) -> None:
+    assert merge(map(of, parts)) == of([number for part in parts for number in part])
 
 
-@given(st.dictionaries(st.integers(0, bucket_of(HIGHEST)), st.integers(1, 2**64 - 1), max_size=20))
+BUCKETS = st.integers(0, 3) | st.integers(0, bucket_of(HIGHEST))
+EDGES = st.sampled_from([2**bits + more for bits in (7, 8, 15, 16, 31, 32, 60) for more in (-1, 0)])
+COUNTS = st.dictionaries(BUCKETS, st.integers(1, 3) | EDGES | st.integers(1, 2**60), max_size=20)
+
+
+@given(st.lists(COUNTS, max_size=8))
+def test_counts_of_any_size_add_up_in_each_bucket_to_the_byte(parts: list[dict[int, int]]) -> None:
+    merged = merge(map(encode, parts))
+    assert merged == encode(sum(map(Counter, parts), Counter()))
+    assert decode(merged) == {
+        bucket: sum(part.get(bucket, 0) for part in parts) for part in parts for bucket in part
+    }
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+@pytest.mark.parametrize("parts", [1, 2, 255, 256, 257, 258, 65536, 65538])
+def test_as_many_of_the_highest_counts_as_fill_a_digit_run_over_into_no_other(size: int, parts: int) -> None:
+    most = 2**size - 1
+    assert decode(merge([encode({7: most, 8: most})] * parts)) == {7: parts * most, 8: parts * most}
+
+
+@given(st.dictionaries(BUCKETS, st.integers(1, 2**64 - 1), max_size=20))
 def test_counts_of_any_size_come_back_as_they_were(counts: dict[int, int]) -> None:
     assert decode(encode(counts)) == counts
 
 
-COUNTS = st.dictionaries(st.integers(0, bucket_of(HIGHEST)), st.integers(1, 2**40), max_size=20)
-
-
-@given(st.lists(COUNTS, max_size=4), st.lists(st.floats(0, 1), max_size=3))
-def test_a_sum_of_histograms_as_numbers_tells_the_quantiles_of_all_merged(
-    parts: list[dict[int, int]], shares: list[float]
-) -> None:
-    merged = b""
-    for part in parts:
-        merged = merge(merged, encode(part))
-    half = len(parts) // 2
-    number = as_number(map(encode, parts[:half])) + as_number(map(encode, parts[half:]))
-    assert quantiles(number, shares) == [quantile(decode(merged), share) for share in shares]
-
-
 def test_without_numbers_there_is_no_quantile() -> None:
-    assert quantile({}, 0.5) is None
-    assert quantiles(as_number([encode({})]), [0.5, 0.9]) == [None, None]
+    assert quantiles(merge([encode({})]), [0.5, 0.9]) == [None, None]
     assert decode(encode({})) == {}
 
 
 def test_an_hour_of_usual_latencies_takes_a_few_hundred_bytes() -> None:
-    microseconds = [int(math.exp(6 + 0.6 * (n % 41 - 20) / 7) * 1000) for n in range(1000)]
-    assert len(encode(counted(microseconds))) < 300
+    assert len(of([int(math.exp(6 + 0.6 * (n % 41 - 20) / 7) * 1000) for n in range(1000)])) < 300
 
 
 @pytest.mark.parametrize("spoiled", [b"\x01\x00\x00", b"\x03\x00\x00abc", b"\x02\x00\x00abc", b"\x01"])
 def test_bytes_that_are_no_histogram_are_refused(spoiled: bytes) -> None:
-    with pytest.raises(StoreError, match="replay"):
-        decode(spoiled)
-    with pytest.raises(StoreError, match="replay"):
-        as_number([encode({7: 1}), spoiled])
+    for read in (decode, lambda encoded: merge([encode({7: 1}), encoded]), lambda one: quantiles(one, [0.5])):
+        with pytest.raises(StoreError, match="replay"):
+            read(spoiled)

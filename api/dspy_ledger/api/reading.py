@@ -23,6 +23,7 @@ from fastapi import Request
 from dspy_ledger.api.keeping import Kept
 from dspy_ledger.api.models_file import ModelsFile
 from dspy_ledger.api.parameters import BadParameters, PastQuery
+from dspy_ledger.api.queries.sums import MergedHistograms
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.database import BETWEEN_LOOKS
 from dspy_ledger.errors import LedgerError, StoreError
@@ -162,6 +163,7 @@ class Sources:
                 )
             # SQLite folds the case of ASCII only.
             db.create_function("fold_case", 1, fold_case, deterministic=True)
+            db.create_aggregate("merge_histograms", 1, MergedHistograms)
             db.set_progress_handler(self._is_over, BETWEEN_LOOKS)
             self._view = db
             self._kept = Kept()

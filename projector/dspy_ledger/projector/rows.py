@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import add
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -53,29 +54,36 @@ class Rows:
 
     def roll_ups(self) -> tuple[list[Row], list[Row], list[Row]]:
         """What the batch adds to the rows of ``totals``, ``hours`` and ``days``."""
-        totals: dict[Key, _Sums] = {}
-        hours: dict[Key, _Sums] = {}
-        days: dict[Key, _Sums] = {}
+        totals, hours, days = (defaultdict[Key, list[_Sums]](list) for _ in range(3))
         for (program_id, hour, content_hash, model_id, environment), executions in self.hours.items():
             sums = _Sums.of(executions)
-            _add(totals, (program_id, content_hash, model_id), sums)
-            for periods, period in ((hours, hour), (days, hour[:_DAY])):
-                _add(periods, (program_id, period, content_hash, model_id, environment), sums)
-                _add(periods, ("", period, program_id, "", ""), sums)
-                _add(periods, ("", period, "", model_id, environment), sums)
+            totals[program_id, content_hash, model_id].append(sums)
+            hours["all", "", hour, "", "", ""].append(sums)
+            hours["model", "", hour, "", model_id, environment].append(sums)
+            hours["program", program_id, hour, "", "", ""].append(sums)
+            hours["content", program_id, hour, content_hash, "", ""].append(sums)
+            hours["finest", program_id, hour, content_hash, model_id, environment].append(sums)
+        of_hours = {key: _Sums.together(parts) for key, parts in hours.items()}
+        for (level, program_id, hour, *others), sums in of_hours.items():
+            days[level, program_id, hour[:_DAY], *others].append(sums)
+        of_days = {key: _Sums.together(parts) for key, parts in days.items()}
         return (
-            [(*key, *sums.row()) for key, sums in totals.items()],
-            [(*key, *sums.row(), sums.histogram()) for key, sums in hours.items()],
-            [(*key, *sums.row(), sums.histogram()) for key, sums in days.items()],
+            [(*key, *_Sums.together(parts).row) for key, parts in totals.items()],
+            [(*key, *sums.row, sums.histogram) for key, sums in of_hours.items()],
+            [(*key, *sums.row, sums.histogram) for key, sums in of_days.items()],
         )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class _Sums:
-    """The columns of a roll-up from executions to latency, and the histogram buckets of its latencies."""
+    """The columns of a roll-up from executions to latency, and the histogram buckets of its latencies.
 
-    numbers: list[int]
-    buckets: list[int]
+    One may be of several roll-ups, so that what goes into their rows is made once: most hours of a batch are
+    all that it has of their day.
+    """
+
+    numbers: Sequence[int]
+    buckets: Sequence[int]
 
     @classmethod
     def of(cls, executions: Sequence[Numbers]) -> _Sums:
@@ -88,20 +96,20 @@ class _Sums:
         ]  # fmt: skip
         return cls(numbers, list(map(histogram.bucket_of, microseconds)))
 
+    @classmethod
+    def together(cls, parts: Sequence[_Sums]) -> _Sums:
+        if len(parts) == 1:
+            return parts[0]
+        numbers = map(sum, zip(*(part.numbers for part in parts), strict=True))
+        return cls(list(numbers), list(chain.from_iterable(part.buckets for part in parts)))
+
+    @cached_property
     def row(self) -> list[int]:
         return [min(number, _MOST_TOTAL) for number in self.numbers]
 
+    @cached_property
     def histogram(self) -> bytes:
         return histogram.encode(Counter(self.buckets))
-
-
-def _add(sums: dict[Key, _Sums], key: Key, more: _Sums) -> None:
-    there = sums.get(key)
-    if there is None:
-        sums[key] = _Sums(more.numbers, more.buckets.copy())
-    else:
-        there.numbers = list(map(add, there.numbers, more.numbers))
-        there.buckets += more.buckets
 
 
 def fold(batch: Sequence[StoredEvent], catalog: Catalog) -> Rows:

@@ -26,7 +26,7 @@ _PERIODS = _adding(more=", latencies = merge_histograms(latencies, excluded.late
 
 def prepare(db: sqlite3.Connection) -> None:
     """Give a connection the function that :func:`write` needs; once."""
-    db.create_function("merge_histograms", 2, merge, deterministic=True)
+    db.create_function("merge_histograms", 2, lambda *histograms: merge(histograms), deterministic=True)
 
 
 def write(db: sqlite3.Connection, rows: Rows) -> None:

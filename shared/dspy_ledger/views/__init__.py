@@ -18,7 +18,7 @@ from dspy_ledger.files import make_folder, write_atomically
 
 __all__ = ["POINTER", "VIEW_VERSION", "ViewReader", "create_view", "current_view", "next_view", "point_to"]
 
-VIEW_VERSION = 6
+VIEW_VERSION = 7
 """Raised with every change of schema or fold; an older view is rebuilt."""
 
 POINTER = "views.current"

@@ -176,15 +176,20 @@ CREATE TABLE totals (
     PRIMARY KEY (program_id, content_hash, model_id)
 ) WITHOUT ROWID;
 
--- Each execution counts in three rows of hours and in three of days: in that of its program, content, model and
--- environment, and twice under the program '', which no event has: in one whose content_hash is its program's
--- id, and in one of all programs, whose content_hash is ''.
+-- Each execution counts once at every level, in the row of what the level tells apart:
+--     all       nothing
+--     model     model and environment
+--     program   program
+--     content   program and content
+--     finest    program, content, model and environment
+-- A column that a level does not tell apart is '', and so is one that it does where the event had none.
 CREATE TABLE hours (
+    level         TEXT NOT NULL,
     program_id    TEXT NOT NULL,
     hour          TEXT NOT NULL,        -- of the event's time, UTC: 2026-11-22T10
-    content_hash  TEXT NOT NULL,        -- '' when the event had none
-    model_id      TEXT NOT NULL,        -- '' when the event had none
-    environment   TEXT NOT NULL,        -- '' when the event had none
+    content_hash  TEXT NOT NULL,
+    model_id      TEXT NOT NULL,
+    environment   TEXT NOT NULL,
     executions    INTEGER NOT NULL,
     errors        INTEGER NOT NULL,
     input_known   INTEGER NOT NULL,
@@ -195,15 +200,16 @@ CREATE TABLE hours (
     cost          INTEGER NOT NULL,
     latency       INTEGER NOT NULL,
     latencies     BLOB NOT NULL,        -- dspy_ledger.histogram of the latencies in µs
-    PRIMARY KEY (program_id, hour, content_hash, model_id, environment)
+    PRIMARY KEY (level, program_id, hour, content_hash, model_id, environment)
 ) WITHOUT ROWID;
 
 CREATE TABLE days (
+    level         TEXT NOT NULL,
     program_id    TEXT NOT NULL,
     day           TEXT NOT NULL,        -- of the event's time, UTC: 2026-11-22
-    content_hash  TEXT NOT NULL,        -- '' when the event had none
-    model_id      TEXT NOT NULL,        -- '' when the event had none
-    environment   TEXT NOT NULL,        -- '' when the event had none
+    content_hash  TEXT NOT NULL,
+    model_id      TEXT NOT NULL,
+    environment   TEXT NOT NULL,
     executions    INTEGER NOT NULL,
     errors        INTEGER NOT NULL,
     input_known   INTEGER NOT NULL,
@@ -214,5 +220,5 @@ CREATE TABLE days (
     cost          INTEGER NOT NULL,
     latency       INTEGER NOT NULL,
     latencies     BLOB NOT NULL,        -- dspy_ledger.histogram of the latencies in µs
-    PRIMARY KEY (program_id, day, content_hash, model_id, environment)
+    PRIMARY KEY (level, program_id, day, content_hash, model_id, environment)
 ) WITHOUT ROWID;

@@ -1,37 +1,42 @@
 """The fewest rows of the roll-ups that answer a question about statistics.
 
-Whole days are read from the roll-up by the day, and only the parts of days at a window's ends from the one
-by the hour. What is asked of programs as a whole, or of all of them, is read from the rows that tell of
-those, so that an answer takes some rows for each day, however many versions and models there are.
+Each question is answered at the level that tells apart no more than it asks about, so that an answer takes
+some rows for each day, however many versions and models there are. Whole days are read from the roll-up by
+the day, and only the parts of days at a window's ends from the one by the hour.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from dspy_ledger.api.parameters import StatsQuery
 from dspy_ledger.api.queries.buckets import END_OF_TIME, bucket_number, bucket_start
+from dspy_ledger.api.queries.sums import SUMS, Sums
 
-__all__ = ["Labels", "Scope", "Span", "outermost_hour", "rows_of", "scopes_of", "spans_of"]
+__all__ = [
+    "Labels",
+    "Scope",
+    "Span",
+    "Sums",
+    "outermost_hour",
+    "scopes_of",
+    "spans_of",
+    "sums_of",
+]
 
 Labels = Mapping[tuple[str, str], str]
 """Program id and content hash → the version's label, in order of registration."""
 
-_NUMBERS: Final = """
-executions, errors, input_known, input_tokens, output_known, output_tokens, cost_known, cost, latency,
-latencies
-"""
 _HOUR: Final = len("2026-11-22T10")
 _DAY: Final = len("2026-11-22")
 _AFTER_ALL: Final = "~"  # sorts behind every time
 
 
 class Scope(NamedTuple):
-    """Rows of either roll-up: the columns of program, content, model and environment, and which rows."""
+    """Rows of either roll-up by what holds of them; of one level and one program ('' for all of them)."""
 
-    key: str
     terms: str
     values: tuple[str, ...]
 
@@ -52,35 +57,32 @@ def scopes_of(db: sqlite3.Connection, query: StatsQuery, labels: Labels) -> list
         query: the question.
         labels: of all versions; needed only when it is about versions.
     """
-    by_program = query.program_id is not None or query.group_by == "program"
     by_model = query.model_id or query.environment or query.group_by in {"model", "environment"}
     by_version = query.version is not None or query.group_by == "version"
+    by_program = by_version or query.program_id is not None or query.group_by == "program"
+    if by_model:
+        level = "finest" if by_program else "model"
+    else:
+        level = "content" if by_version else "program" if by_program else "all"
     named = {"model_id": query.model_id, "environment": query.environment}
     given = {name: value for name, value in named.items() if value is not None}
-    if not by_version and not (by_program and by_model):
-        if not by_program:
-            return [_scope({"program_id": "", "content_hash": "", **given})]
-        key = "content_hash, '', '', ''"
-        if query.program_id is not None:
-            return [_scope({"program_id": "", "content_hash": query.program_id}, key)]
-        return [Scope(key, "program_id = '' AND content_hash <> ''", ())]
-    if query.version is None:
-        if query.program_id is not None:
-            return [_scope({"program_id": query.program_id, **given})]
-        programs = db.execute("SELECT DISTINCT program_id FROM totals").fetchall()
-        return [_scope({"program_id": program_id, **given}) for (program_id,) in programs]
-    contents = [content for content, label in labels.items() if label == query.version]
-    return [
-        _scope({"program_id": program_id, "content_hash": digest, **given})
-        for program_id, digest in contents
-        if query.program_id in (None, program_id)
-    ]
+    if query.version is not None:
+        return [
+            _scope(level=level, program_id=program_id, content_hash=digest, **given)
+            for (program_id, digest), label in labels.items()
+            if label == query.version and query.program_id in (None, program_id)
+        ]
+    programs = [query.program_id or ""]
+    if by_program and query.program_id is None:
+        programs = [program_id for (program_id,) in db.execute("SELECT DISTINCT program_id FROM totals")]
+    return [_scope(level=level, program_id=program_id, **given) for program_id in programs]
 
 
-def spans_of(bucket: str | None, since: int | None, until: int | None) -> list[Span]:
+def spans_of(db: sqlite3.Connection, bucket: str | None, since: int | None, until: int | None) -> list[Span]:
     """The parts of a window.
 
     Args:
+        db: where it is asked whether a window's last day has more than its part of it.
         bucket: what the window is counted in; None for hours of which only the sum is told.
         since: its first bucket; None for the first there is.
         until: the one after its last; None for the last there is.
@@ -92,43 +94,52 @@ def spans_of(bucket: str | None, since: int | None, until: int | None) -> list[S
         ]
     first_day = None if since is None else -(-since // 24)
     end_day = None if until is None else until // 24
+    if until is not None and end_day is not None and _is_last_of_its_day(db, until):
+        end_day += 1
     if first_day is not None and end_day is not None and first_day > end_day:  # within one day
-        return spans_of("hour", since, until)
-    spans = spans_of("day", first_day, end_day)
+        return spans_of(db, "hour", since, until)
+    spans = spans_of(db, "day", first_day, end_day)
     if since is not None and first_day is not None and since < first_day * 24:
-        spans += spans_of("hour", since, first_day * 24)
+        spans += spans_of(db, "hour", since, first_day * 24)
     if until is not None and end_day is not None and until > end_day * 24:
-        spans += spans_of("hour", end_day * 24, until)
+        spans += spans_of(db, "hour", end_day * 24, until)
     return spans
 
 
-def rows_of(db: sqlite3.Connection, scopes: Iterable[Scope], spans: Iterable[Span]) -> Iterator[Any]:
-    """Period, program, content, model, environment, and the numbers from executions to latencies."""
+def sums_of(
+    db: sqlite3.Connection,
+    columns: Sequence[str],
+    scopes: Iterable[Scope],
+    spans: Iterable[Span],
+    *,
+    by_period: bool,
+) -> Iterator[tuple[str, tuple[str, ...], Sums]]:
+    """The sums of all rows that agree in these columns, in each period or in all ('') of each span."""
     spans = list(spans)
     for scope in scopes:
         for period, first, end in spans:
+            key = ("level", period, *columns) if by_period else ("level", *columns)
+            names, size = ", ".join(key), len(key)
             rows = db.execute(
-                f"SELECT {period}, {scope.key}, {_NUMBERS} FROM {period}s"  # noqa: S608  names of our own
-                f" WHERE {scope.terms} AND {period} >= ? AND {period} < ?",
+                f"SELECT {names}, {SUMS} FROM {period}s"  # noqa: S608  names of our own
+                f" WHERE {scope.terms} AND {period} >= ? AND {period} < ? GROUP BY {names}",
                 (*scope.values, first, end),
             )
             rows.row_factory = None  # tuples, for speed
-            yield from rows
+            for row in rows:
+                yield row[1] if by_period else "", row[size - len(columns) : size], Sums.read(row[size:])
 
 
-def outermost_hour(
-    db: sqlite3.Connection, scopes: Iterable[Scope], since: int | None, until: int | None, *, last: bool
-) -> int | None:
-    """The first hour with executions in a window of hours, or the last; None when there are none."""
-    first, end = _spelled("hour", "hour", since, ""), _spelled("hour", "hour", until, _AFTER_ALL)
-    found = []
-    for scope in scopes:
-        days = Span("day", first[:_DAY], end[:_DAY] + _AFTER_ALL)
-        if (day := _outermost(db, scope, days, last=last)) is not None:
-            hours = Span("hour", max(first, day), min(end, day + _AFTER_ALL))
-            found.append(_outermost(db, scope, hours, last=last))
-    hours_found = [bucket_number("hour", hour) for hour in found if hour is not None]
-    return (max if last else min)(hours_found, default=None)
+def outermost_hour(db: sqlite3.Connection, scopes: Iterable[Scope], *, last: bool) -> int | None:
+    """The first hour with executions, or the last; None when there are none."""
+    days = [(scope, _outermost(db, scope, Span("day", "", _AFTER_ALL), last=last)) for scope in scopes]
+    hours = [
+        _outermost(db, scope, Span("hour", day, day + _AFTER_ALL), last=last)
+        for scope, day in days
+        if day is not None
+    ]
+    found = [bucket_number("hour", hour) for hour in hours if hour is not None]
+    return (max if last else min)(found, default=None)
 
 
 def _outermost(db: sqlite3.Connection, scope: Scope, span: Span, *, last: bool) -> str | None:
@@ -141,8 +152,15 @@ def _outermost(db: sqlite3.Connection, scope: Scope, span: Span, *, last: bool) 
     return row[0] if row else None
 
 
-def _scope(same: Mapping[str, str], key: str = "program_id, content_hash, model_id, environment") -> Scope:
-    return Scope(key, " AND ".join(f"{name} = ?" for name in same), tuple(same.values()))
+def _is_last_of_its_day(db: sqlite3.Connection, until: int) -> bool:
+    """Whether nothing was executed on the day of an hour from that hour on: it may not be over yet."""
+    first = _spelled("hour", "hour", until, _AFTER_ALL)
+    rest = Span("hour", first, first[:_DAY] + _AFTER_ALL)
+    return _outermost(db, _scope(level="all", program_id=""), rest, last=False) is None
+
+
+def _scope(**same: str) -> Scope:
+    return Scope(" AND ".join(f"{name} = ?" for name in same), tuple(same.values()))
 
 
 def _spelled(period: str, unit: str, number: int | None, default: str) -> str:

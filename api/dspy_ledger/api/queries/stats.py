@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable
-from operator import add
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from dspy_ledger.api.parameters import BUCKETS, BadParameters, StatsQuery
 from dspy_ledger.api.queries.buckets import bucket_end, bucket_number, bucket_start
 from dspy_ledger.api.queries.paging import Item
-from dspy_ledger.api.queries.roll_ups import Labels, outermost_hour, rows_of, scopes_of, spans_of
+from dspy_ledger.api.queries.roll_ups import Labels, Span, outermost_hour, scopes_of, spans_of, sums_of
+from dspy_ledger.api.queries.sums import Sums
 from dspy_ledger.api.reading import Question
-from dspy_ledger.histogram import as_number, quantiles
+from dspy_ledger.histogram import quantiles
 
 __all__ = ["stats"]
 
@@ -25,9 +25,17 @@ _MOST_BUCKETS: Final = 2500
 _MOST: Final = 2**63 - 1  # what JSON is written for
 _LABELS: Final = "SELECT program_id, content_hash, version FROM versions ORDER BY program_id, position"
 
-Sums = list[int]
-"""The columns of a roll-up from executions to latency, and the histogram of its latencies as one number."""
-Buckets = dict[int, Sums]
+_COLUMNS: Final[Mapping[str | None, tuple[str, ...]]] = {
+    None: (),
+    "program": ("program_id",),
+    "version": ("program_id", "content_hash"),
+    "model": ("model_id",),
+    "environment": ("environment",),
+}
+"""What tells the groups apart in a roll-up."""
+
+Buckets = dict[int, list[Sums]]
+"""The parts of which the sum of each bucket is; 0 stands for all of them when none are asked for."""
 Group = tuple[str | None, ...]
 
 
@@ -43,28 +51,22 @@ def stats(question: Question, query: StatsQuery) -> dict[str, Any]:
     since = None if query.since is None else bucket_number(unit, query.since)
     until = None if query.until is None else bucket_end(unit, query.until)
     labels = _labels(db, query)
-    scopes = scopes_of(db, query, labels)
-    found: defaultdict[Group, defaultdict[int, list[Any]]] = defaultdict(lambda: defaultdict(list))
-    group_of, order = _grouping(query, labels)
-    for row in rows_of(db, scopes, spans_of(bucket, since, until)):
-        found[group_of(row)][bucket_number(bucket, row[0]) if bucket else 0].append(row)
-    groups = {group: {at: _sum(rows) for at, rows in buckets.items()} for group, buckets in found.items()}
-    every: Buckets = {}
+    groups = _gathered(db, query, labels, spans_of(db, bucket, since, until))
+    every: Buckets = defaultdict(list)
     for buckets in groups.values():
-        for at, sums in buckets.items():
-            every[at] = list(map(add, every[at], sums)) if at in every else sums
-    if bucket is None:
-        first, last = (outermost_hour(db, scopes, since, until, last=last) for last in (False, True))
-    else:
-        first, last = min(every, default=None), max(every, default=None)
+        for at, parts in buckets.items():
+            every[at] += parts
     if since is None:
-        since = until if first is None else first
+        first = min(every, default=None) if bucket else _outermost_hour(db, query, labels, last=False)
+        since = min((at for at in (first, until) if at is not None), default=None)
     if until is None:
-        until = since if last is None else last + 1
+        last = max(every, default=None) if bucket else _outermost_hour(db, query, labels, last=True)
+        until = since if since is None or last is None else max(since, last + 1)
     window = range(0) if since is None or until is None else range(since, until)
     if bucket is not None:
         _check(bucket, window, 1 + len(groups) if query.group_by else 1)
     told = window if bucket else range(0)
+    order = _order(query, labels)
     return {
         "since": None if since is None else bucket_start(unit, since),
         "until": None if until is None else bucket_start(unit, until),
@@ -78,6 +80,33 @@ def stats(question: Question, query: StatsQuery) -> dict[str, Any]:
     }
 
 
+def _gathered(
+    db: sqlite3.Connection, query: StatsQuery, labels: Labels, spans: list[Span]
+) -> dict[Group, Buckets]:
+    bucket, columns, scopes = query.bucket, _COLUMNS[query.group_by], scopes_of(db, query, labels)
+    groups: defaultdict[Group, Buckets] = defaultdict(lambda: defaultdict(list))
+    for period, of, sums in sums_of(db, columns, scopes, spans, by_period=bucket is not None):
+        at = bucket_number(bucket, period) if bucket else 0
+        groups[_group(query, labels, of)][at].append(sums)
+    return groups
+
+
+def _group(query: StatsQuery, labels: Labels, of: tuple[str, ...]) -> Group:
+    """The name of a group of rows: null for what the events had none of."""
+    match query.group_by:
+        case "version":
+            program_id, digest = of
+            return program_id, labels.get((program_id, digest))
+        case "model" | "environment":
+            return (of[0] or None,)
+    return of
+
+
+def _outermost_hour(db: sqlite3.Connection, query: StatsQuery, labels: Labels, *, last: bool) -> int | None:
+    """That of all groups together."""
+    return outermost_hour(db, scopes_of(db, query.model_copy(update={"group_by": None}), labels), last=last)
+
+
 def _labels(db: sqlite3.Connection, query: StatsQuery) -> Labels:
     """Those of all versions, when the question is about versions."""
     if query.version is None and query.group_by != "version":
@@ -85,26 +114,14 @@ def _labels(db: sqlite3.Connection, query: StatsQuery) -> Labels:
     return {(program_id, digest): label for program_id, digest, label in db.execute(_LABELS)}
 
 
-def _grouping(query: StatsQuery, labels: Labels) -> tuple[Callable[[Any], Group], Callable[[Group], Any]]:
-    """What group a row of a roll-up belongs to, and in what order groups are told: null last."""
-
-    def by_name(group: Group) -> Any:
-        return [(part is None, part) for part in group]
-
-    match query.group_by:
-        case None:
-            return (lambda _: ()), by_name
-        case "program":
-            return (lambda row: (row[1],)), by_name
-        case "model":
-            return (lambda row: (row[3] or None,)), by_name
-        case "environment":
-            return (lambda row: (row[4] or None,)), by_name
-    ages = {(program_id, label): age for age, ((program_id, _), label) in enumerate(labels.items())}
-    return (
-        lambda row: (row[1], labels.get((row[1], row[2]))),
-        lambda group: (group[0], ages.get(group, len(ages))),
-    )
+def _order(query: StatsQuery, labels: Labels) -> Callable[[Group], Any]:
+    """In what order groups are told: versions as they were registered, null last."""
+    if query.group_by != "version":
+        return lambda group: [(part is None, part) for part in group]
+    ages: dict[Group, int] = {
+        (program_id, label): age for age, ((program_id, _), label) in enumerate(labels.items())
+    }
+    return lambda group: (group[0], ages.get(group, len(ages)))
 
 
 def _named(query: StatsQuery, group: Group) -> Item:
@@ -115,46 +132,31 @@ def _named(query: StatsQuery, group: Group) -> Item:
 def _told(buckets: Buckets, unit: str, window: range) -> Item:
     """Totals of all buckets, and each bucket of a window, those without executions too."""
     return {
-        "totals": _numbers([sum(column) for column in zip(*buckets.values(), strict=True)] or _nothing()),
-        "buckets": [
-            {"start": bucket_start(unit, at), **_numbers(buckets[at] if at in buckets else _nothing())}
-            for at in window
-        ],
+        "totals": _numbers([part for parts in buckets.values() for part in parts]),
+        "buckets": [{"start": bucket_start(unit, at), **_numbers(buckets.get(at, ()))} for at in window],
     }
 
 
-def _numbers(sums: Sums) -> Item:
-    executions, errors, input_known, inputs, output_known, outputs, cost_known, cost, latency, latencies = (
-        sums
-    )
+def _numbers(parts: Sequence[Sums]) -> Item:
+    sums = Sums.of(parts)
     p50, p95, p99 = (
-        None if number is None else number / 1e3 for number in quantiles(latencies, (0.5, 0.95, 0.99))
+        None if number is None else number / 1e3 for number in quantiles(sums.latencies, (0.5, 0.95, 0.99))
     )
     return {
-        "executions": executions,
-        "errors": errors,
-        "input_tokens": min(inputs, _MOST) if input_known else None,
-        "output_tokens": min(outputs, _MOST) if output_known else None,
-        "cost_usd": cost / 1e12 if cost_known else None,
-        "input_known": input_known,
-        "output_known": output_known,
-        "cost_known": cost_known,
-        "mean_latency_ms": latency / 1e3 / executions if executions else None,
+        "executions": sums.executions,
+        "errors": sums.errors,
+        "input_tokens": min(sums.input_tokens, _MOST) if sums.input_known else None,
+        "output_tokens": min(sums.output_tokens, _MOST) if sums.output_known else None,
+        "cost_usd": sums.cost / 1e12 if sums.cost_known else None,
+        "input_known": sums.input_known,
+        "output_known": sums.output_known,
+        "cost_known": sums.cost_known,
+        "mean_latency_ms": sums.latency / 1e3 / sums.executions if sums.executions else None,
         "p50_latency_ms": p50,
         "p95_latency_ms": p95,
         "p99_latency_ms": p99,
-        "error_rate": errors / executions if executions else None,
+        "error_rate": sums.errors / sums.executions if sums.executions else None,
     }
-
-
-def _sum(rows: list[Any]) -> Sums:
-    """The sums of rows of a roll-up."""
-    columns = list(zip(*rows, strict=True))
-    return [*map(sum, columns[5:14]), as_number(columns[14])]
-
-
-def _nothing() -> Sums:
-    return [0] * 10
 
 
 def _check(bucket: str, window: range, series: int) -> None:
