@@ -10,6 +10,8 @@ import pytest
 
 from api.test_errors import check_problem
 from dspy_ledger.api import schemas
+from dspy_ledger.api.parameters import StatsQuery
+from dspy_ledger.api.queries.stats import stats as answer
 from dspy_ledger.histogram import RELATIVE_ERROR
 from dspy_ledger.views import current_view
 
@@ -149,6 +151,66 @@ def test_groups_part_the_executions(world, group_by, names):
         for bucket in group["buckets"]:
             check(bucket, [fact for fact in of_group if bucket_of("week", fact["time"]) == bucket["start"]])
         assert [bucket["start"] for bucket in group["buckets"]] == [b["start"] for b in told["buckets"]]
+
+
+@pytest.mark.parametrize("group_by", [None, "program", "version", "model"])
+@pytest.mark.parametrize("bucket", [None, "hour", "week"])
+def test_in_brief_buckets_have_less_to_tell_and_all_else_is_the_same(world, group_by, bucket):
+    api, _ = world
+    query = StatsQuery(group_by=group_by, bucket=bucket, until="2026-11-03T12:00:00Z")
+    with api.app.state.sources.question() as question:
+        told, brief = answer(question, query), answer(question, query, brief=True)
+    for part in (told, *told["groups"]):
+        part["buckets"] = [
+            {name: each[name] for name in ("start", "executions", "errors")} for each in part["buckets"]
+        ]
+    assert brief == told
+
+
+@pytest.mark.parametrize(
+    ("asked", "level"),
+    [
+        ({}, "all"),
+        ({"bucket": "day"}, "all"),
+        ({"model_id": "a"}, "model"),
+        ({"group_by": "environment"}, "model"),
+        ({"program_id": "p"}, "program"),
+        ({"group_by": "program", "bucket": "hour"}, "program"),
+        ({"group_by": "version"}, "content"),
+        ({"version": "1.0.0", "group_by": "program"}, "content"),
+        ({"program_id": "p", "group_by": "model"}, "finest"),
+        ({"version": "1.0.0", "environment": "production"}, "finest"),
+    ],
+)
+def test_a_question_reads_adjacent_rows_of_the_level_that_tells_what_it_asks(world, asked, level):
+    """Those of everything were a row for each model, and those by version one for each of all there is."""
+    api, _ = world
+    read = statements(api, **asked, since="2026-10-30T12:00:00Z", until="2026-11-02T12:00:00Z")
+    assert read
+    for statement, plan in read:
+        assert f"level = '{level}'" in statement
+        assert "USING PRIMARY KEY (level=? AND program_id=? AND " in plan[0]
+
+
+def test_the_day_that_goes_on_is_read_as_the_one_row_it_has(world):
+    api, facts = world
+    now = max(fact["time"] for fact in facts)
+    ((statement, _),) = statements(api, since="2026-10-30", until=now)
+    assert "FROM days" in statement
+
+
+def statements(api, **asked):
+    """What is asked of the roll-ups, with SQLite's plans."""
+    traced = []
+    with api.app.state.sources.question() as question:
+        question.db.set_trace_callback(traced.append)
+        answer(question, StatsQuery(**asked))
+        question.db.set_trace_callback(None)
+        return [
+            (statement, [row[3] for row in question.db.execute(f"EXPLAIN QUERY PLAN {statement}")])
+            for statement in traced
+            if "merge_histograms" in statement
+        ]
 
 
 @pytest.mark.parametrize(

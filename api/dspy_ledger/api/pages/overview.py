@@ -89,7 +89,7 @@ def _everything(question: Question, window: _Window) -> dict[str, Any]:
     asked = StatsQuery(since=window.since, until=utc_now())
     for bucket in BUCKETS[BUCKETS.index(window.bucket) :]:
         with suppress(BadParameters):
-            told = stats(question, asked.model_copy(update={"bucket": bucket}))
+            told = stats(question, asked.model_copy(update={"bucket": bucket}), brief=True)
             break
     else:
         told = stats(question, asked)
@@ -103,14 +103,15 @@ def _with_statistics(
     """The programs with ``totals`` and the ``outlines`` of their ``bars`` (how many), the busiest first."""
     asked = StatsQuery(since=window.since, until=utc_now(), group_by="program")
     try:
-        told = stats(question, asked.model_copy(update={"bucket": window.coarse}))
+        told = stats(question, asked.model_copy(update={"bucket": window.coarse}), brief=True)
     except BadParameters:  # more programs, or a longer time, than can be drawn
         told = stats(question, asked)
     groups = {group["group"]["program_id"]: group for group in told["groups"]}
+    nobody = asked.model_copy(update={"program_id": "", "group_by": None})
+    idle = stats(question, nobody)
     found = []
     for program in programs:
-        idle = asked.model_copy(update={"program_id": program["id"], "group_by": None})
-        of_it = groups.get(program["id"]) or stats(question, idle)
+        of_it = groups.get(program["id"], idle)
         drawn = bars(of_it["buckets"])
         found.append({**program, "totals": of_it["totals"], "outlines": outlines(drawn), "bars": len(drawn)})
     return sorted(found, key=lambda program: -program["totals"]["executions"])

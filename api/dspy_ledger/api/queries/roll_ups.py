@@ -113,6 +113,7 @@ def sums_of(
     spans: Iterable[Span],
     *,
     by_period: bool,
+    numbers: str = SUMS,
 ) -> Iterator[tuple[str, tuple[str, ...], Sums]]:
     """The sums of all rows that agree in these columns, in each period or in all ('') of each span."""
     spans = list(spans)
@@ -121,7 +122,7 @@ def sums_of(
             key = ("level", period, *columns) if by_period else ("level", *columns)
             names, size = ", ".join(key), len(key)
             rows = db.execute(
-                f"SELECT {names}, {SUMS} FROM {period}s"  # noqa: S608  names of our own
+                f"SELECT {names}, {numbers} FROM {period}s"  # noqa: S608  names of our own
                 f" WHERE {scope.terms} AND {period} >= ? AND {period} < ? GROUP BY {names}",
                 (*scope.values, first, end),
             )

@@ -7,16 +7,18 @@ from typing import Any, Final, NamedTuple
 
 from dspy_ledger.histogram import merge
 
-__all__ = ["SUMS", "MergedHistograms", "Sums"]
+__all__ = ["COUNTS", "SUMS", "MergedHistograms", "Sums"]
 
 _COUNTS: Final = ("executions", "errors", "input_known", "output_known", "cost_known")
 _WHOLES: Final = ("input_tokens", "output_tokens", "cost", "latency")  # in halves: sum() ends at 64 bits
+COUNTS: Final = "sum(executions), sum(errors)"
+"""What is selected of rows when these are all that is to be told."""
 SUMS: Final = ", ".join([
     *(f"sum({name})" for name in _COUNTS),
     *(f"sum({name} >> 32), sum({name} & {2**32 - 1})" for name in _WHOLES),
     "merge_histograms(latencies)",
 ])  # fmt: skip
-"""What is selected of rows, for :meth:`Sums.read`; the connection has to know :class:`MergedHistograms`."""
+"""What is selected of rows for all there is to tell; the connection has to know :class:`MergedHistograms`."""
 
 
 class Sums(NamedTuple):
@@ -35,7 +37,9 @@ class Sums(NamedTuple):
 
     @classmethod
     def read(cls, row: Sequence[Any]) -> Sums:
-        """Those that :data:`SUMS` selects."""
+        """Those that :data:`SUMS` selects, or :data:`COUNTS`."""
+        if len(row) == 2:
+            return cls(*row)
         of = len(_COUNTS)
         wholes = ((row[at] << 32) + row[at + 1] for at in range(of, of + 2 * len(_WHOLES), 2))
         return cls._make((*row[:of], *wholes, row[-1]))
