@@ -13,8 +13,8 @@ from pathlib import Path
 
 __all__ = ["BETWEEN_LOOKS", "closed_on_error", "connect", "insert", "is_of_disk", "told_of_disk"]
 
-BETWEEN_LOOKS = 50_000
-"""Steps of SQLite's machine between two looks at the clock: a millisecond or so. Most take fewer."""
+BETWEEN_LOOKS = 5_000
+"""Steps of SQLite's machine between two looks at the clock: a tenth of a millisecond or so."""
 
 _OF_DISK = (
     sqlite3.SQLITE_IOERR,

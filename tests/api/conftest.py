@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import orjson
@@ -16,6 +16,8 @@ from dspy_ledger.api import create_app
 from dspy_ledger.projector import SqlViews, catch_up
 from dspy_ledger.settings import Settings, load_settings
 from dspy_ledger.store import SqliteEventStore
+
+T = TypeVar("T")
 
 NOON = "2026-11-22T12:00:00.000000Z"
 
@@ -130,6 +132,10 @@ class Api:
 
     def send(self, method: str, path: str, params: dict[str, Any] | None = None) -> httpx.Response:
         return self._loop.run_until_complete(self._client.request(method, path, params=params))
+
+    def run(self, work: Callable[[httpx.AsyncClient], Coroutine[Any, Any, T]]) -> T:
+        """What comes of asking several things at a time."""
+        return self._loop.run_until_complete(work(self._client))
 
     def request(self, **asked: Any) -> httpx.Response:
         """An answer to what HTTPX takes."""

@@ -392,13 +392,13 @@ def test_readers_at_one_place_with_the_same_filters_share_what_is_read(ledger, a
         lambda self, after, *args, **more: reads.append(after) or read(self, after, *args, **more),
     )
     streams, ledger_id = api.app.state.streams, ledger.store.ledger_id
-    told = [streams.read(EventFilter(), 2, ledger_id) for _ in range(50)]
+    told = [api.run(lambda _: streams.read(EventFilter(), 2, ledger_id)) for _ in range(50)]
     assert len({id(frames) for frames, _, _ in told}) == 1
     assert reads == [2]
     ledger.execute("y")
     ledger.fold()
     reads.clear()
-    frames, last, position = streams.read(EventFilter(), 5, ledger_id)
+    frames, last, position = api.run(lambda _: streams.read(EventFilter(), 5, ledger_id))
     assert (frames.count(b"\nevent"), last, position, reads) == (1, 6, 6, [5])
 
 
@@ -409,6 +409,7 @@ def test_what_is_kept_for_other_readers_is_bounded_in_bytes_too(ledger, api):
         ledger.execute(f"x{number}", body={"inputs": {"text": "x" * 600_000}})
     ledger.fold()
     streams, ledger_id = api.app.state.streams, ledger.store.ledger_id
-    few, many = (streams.read(EventFilter(bodies=True), after, ledger_id)[0] for after in (2, 1))
+    query = EventFilter(bodies=True)
+    few, many = (api.run(lambda _, at=at: streams.read(query, at, ledger_id))[0] for at in (2, 1))
     assert len(many) > 1 << 20
-    assert list(streams._read.values()) == [(few, 3)]
+    assert list(streams._read.values()) == [(few, 3, 3)]

@@ -69,7 +69,7 @@ def test_a_question_that_takes_too_long_says_to_narrow_it_and_the_next_is_answer
     def ask_for_ever(question, query):
         question.db.execute(endless).fetchone()
 
-    monkeypatch.setattr(api.app.state.sources, "_seconds", 0.2)
+    monkeypatch.setattr(api.app.state.lanes, "_seconds", 0.2)
     monkeypatch.setattr("dspy_ledger.api.routes.programs.page_of_programs", ask_for_ever)
     answer = api.get("/v1/programs")
     problem = check_problem(answer, 503, "/v1/programs")
@@ -79,9 +79,15 @@ def test_a_question_that_takes_too_long_says_to_narrow_it_and_the_next_is_answer
     assert answer.headers["ledger-position"] == "1"
     monkeypatch.undo()
     assert len(api.items("/v1/programs")) == 1
-    monkeypatch.setattr(api.app.state.sources, "_seconds", 0.2)
+    monkeypatch.setattr(api.app.state.lanes, "_seconds", 0.2)
+
+    async def ask_the_store(_: httpx.AsyncClient) -> None:
+        await api.app.state.lanes.ask(
+            lambda sources: sources.ask_store(lambda store: store._db.execute(endless).fetchone())
+        )
+
     with pytest.raises(reading.TookTooLong):
-        api.app.state.sources.ask_store(lambda store: store._db.execute(endless).fetchone())
+        api.run(ask_the_store)
 
 
 class Transport(asyncio.Transport):

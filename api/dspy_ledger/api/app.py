@@ -17,6 +17,7 @@ from dspy_ledger.api.consistency import WaitForView, with_min_headers
 from dspy_ledger.api.counting import CountRequests, Counts
 from dspy_ledger.api.following import Following
 from dspy_ledger.api.heads import AnswerHead
+from dspy_ledger.api.lanes import Lanes
 from dspy_ledger.api.limits import LimitTarget
 from dspy_ledger.api.pages import routes as pages
 from dspy_ledger.api.problems import ProblemsForCrashes, handle_errors
@@ -46,12 +47,14 @@ __all__ = ["create_app"]
 def create_app(settings: Settings) -> FastAPI:
     """The API over the view and the store that the settings name; neither has to be there yet."""
     sources = Sources(settings)
+    lanes = Lanes(sources)
     following = Following(sources)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         following.end()
+        lanes.close()
         sources.close()
 
     app = FastAPI(
@@ -64,7 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.sources = sources
-    app.state.streams = Streams(sources, following, settings.api_streams)
+    app.state.lanes = lanes
+    app.state.streams = Streams(lanes, following, settings.api_streams)
     app.state.counts = Counts()
     app.state.keyring = Keyring(settings.data_dir)
     app.state.refused_keys = signin.Refusals()

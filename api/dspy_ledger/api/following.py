@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
-from dspy_ledger.api.reading import Sources, TookTooLong
+from dspy_ledger.api.reading import Sources
 from dspy_ledger.errors import StoreError
 
 __all__ = ["Ended", "Following"]
@@ -84,7 +84,7 @@ class Following:
                         self._tell(position)
                         last = position
                     pause = max(_EVERY, 9 * (monotonic() - began))
-                except (StoreError, TookTooLong):  # a swap or a restart; whoever asks is told
+                except StoreError:  # a swap or a restart; whoever asks is told
                     pause = _IN_NEED
                 await asyncio.sleep(pause)
         finally:

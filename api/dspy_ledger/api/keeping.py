@@ -23,6 +23,14 @@ class Kept:
         answer = self._answers.pop(key) if key in self._answers else make()
         if fits(answer):
             self._answers[key] = answer
-            if len(self._answers) > _MOST:
-                del self._answers[next(iter(self._answers))]
+            self._trim()
         return answer
+
+    def take_over(self, other: Kept) -> None:
+        """Keep what another has besides, which is asked no more."""
+        self._answers = other._answers | self._answers
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self._answers) > _MOST:
+            del self._answers[next(iter(self._answers))]

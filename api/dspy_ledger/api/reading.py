@@ -1,7 +1,7 @@
 """What the API answers from: the view in force and, where the event itself is asked for, the store.
 
-Both are opened when first needed and again when their file was replaced. One connection each is enough:
-questions are asked on the event loop's thread and never await while they are read.
+Both are opened when first needed and again when their file was replaced. One connection each is enough for
+the event loop's thread: questions never await while they are read. What takes long has its own (``lanes``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
-from time import monotonic
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -40,6 +39,7 @@ __all__ = [
     "Sources",
     "TookTooLong",
     "ask",
+    "asked_of",
     "fold_case",
     "position_header",
     "sources_of",
@@ -51,6 +51,8 @@ POSITION_HEADER = "Ledger-Position"
 AS_OF_HEADER = "Ledger-As-Of"
 
 T = TypeVar("T")
+
+_SOURCES = "dspy_ledger.sources"  # in a request's scope
 
 
 class TookTooLong(LedgerError):
@@ -110,7 +112,10 @@ class NotModified(Exception):
 
 
 class Sources:
-    """The view, the store and the models file of one app."""
+    """The view, the store and the models file, for one thread.
+
+    What is asked of them is given up once they are told that it ``is_over``, for which they look often.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -119,7 +124,7 @@ class Sources:
         self.models_file = ModelsFile(settings.models_file)
         self._store_path = settings.store_path
         self._seconds = settings.api_query_seconds
-        self._deadline = 0.0
+        self.is_over: Callable[[], bool] = bool
         self._views = ViewReader(settings.data_dir)
         self._view: sqlite3.Connection | None = None
         self._view_tag = ""
@@ -135,7 +140,7 @@ class Sources:
             StoreError: there is no view, it is of another release, or it can't be read.
             TookTooLong: what was asked in it took too long.
         """
-        self._deadline = monotonic() + self._seconds
+        self._unless_over()
         try:
             db = self._connection()
             db.execute("BEGIN")
@@ -224,7 +229,7 @@ class Sources:
             StoreError: there is no store, or it can't be read.
             TookTooLong: likewise.
         """
-        self._deadline = monotonic() + self._seconds
+        self._unless_over()
         try:
             return question(self._open_store())
         except sqlite3.Error as error:
@@ -254,11 +259,20 @@ class Sources:
             self._store = None
 
     def _is_over(self) -> bool:
-        return monotonic() > self._deadline
+        return self.is_over()
+
+    def _unless_over(self) -> None:
+        if self.is_over():
+            raise TookTooLong(self._seconds)
 
     def _unless_interrupted(self, error: sqlite3.Error) -> None:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise TookTooLong(self._seconds) from None
+
+    def take_over(self, others: Sources) -> None:
+        """Keep what was worked out for others of the same view, which are asked no more."""
+        if others._view_tag == self._view_tag:
+            self._kept.take_over(others._kept)
 
     def close(self) -> None:
         """Let go of the view and the store."""
@@ -273,8 +287,15 @@ def fold_case(text: str | None) -> str | None:
 
 
 def sources_of(request: Request) -> Sources:
-    """The sources of the app that serves this request."""
-    return request.app.state.sources  # type: ignore[no-any-return]
+    """The sources that this request is answered from, in the thread that it is answered in."""
+    return request.scope.get(_SOURCES) or request.app.state.sources  # type: ignore[no-any-return]
+
+
+def asked_of(request: Request, sources: Sources) -> Request:
+    """The same request, answered from these sources."""
+    if sources is request.app.state.sources:
+        return request
+    return Request({**request.scope, _SOURCES: sources})
 
 
 @contextmanager

@@ -29,8 +29,9 @@ _GRACE = 5  # seconds that answers under way have when the server ends
 def run_api(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then return.
 
-    Made for a process of its own: it sets signal handlers and the garbage collector's thresholds. Prints one
-    line with the URL once requests are answered. ``api_port=0`` takes a free port.
+    Made for a process of its own: it sets signal handlers, the garbage collector's thresholds and how soon
+    a thread lets others have their turn. Prints one line with the URL once requests are answered.
+    ``api_port=0`` takes a free port.
 
     Raises:
         StartupError: the address can't be listened on, or others could reach it without a key; the message
@@ -43,6 +44,8 @@ def run_api(settings: Settings) -> None:
         # An answer is thousands of short-lived objects, and looking through all that stay takes 20 ms.
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
+        # A thread that is busy with a slow question lets the loop go on after 1 ms, not 5.
+        sys.setswitchinterval(0.001)
         config = uvicorn.Config(
             app,
             http=Connection,

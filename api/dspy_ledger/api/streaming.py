@@ -14,6 +14,7 @@ from fastapi import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from dspy_ledger.api.following import Ended, Following
+from dspy_ledger.api.lanes import Lanes, disconnected
 from dspy_ledger.api.queries.events import EventFilter, Slice, short_type, slice_of
 from dspy_ledger.api.reading import Sources, TookTooLong
 from dspy_ledger.api.responses import dump
@@ -50,20 +51,20 @@ class TooManyStreams(LedgerError):
 class Streams:
     """Every stream of one app: how many there are, and what several of them read alike."""
 
-    def __init__(self, sources: Sources, following: Following, most: int) -> None:
+    def __init__(self, lanes: Lanes, following: Following, most: int) -> None:
         self.following = following
         self.open = 0
-        self._sources = sources
+        self._lanes = lanes
         self._most = most
         self._position = -1
-        self._read: dict[tuple[EventFilter, int], tuple[bytes, int]] = {}
+        self._read: dict[tuple[EventFilter, int], tuple[bytes, int, int]] = {}
 
     def require_room(self) -> None:
         """Raise TooManyStreams when no more may be opened."""
         if self.open >= self._most:
             raise TooManyStreams(self._most)
 
-    def read(self, query: EventFilter, after: int, ledger_id: str | None) -> tuple[bytes, int, int]:
+    async def read(self, query: EventFilter, after: int, ledger_id: str | None) -> tuple[bytes, int, int]:
         """The next events as bytes of the stream, where they end, and the position that the view is at.
 
         Readers that are at the same position with the same filters get the same bytes, read once.
@@ -72,23 +73,29 @@ class Streams:
             StoreError, TookTooLong: they can't be read now.
             Ended: view and store are another ledger's than before, or an older copy of it.
         """
-        with self._sources.question() as question:
+        found = await self._lanes.ask(lambda sources: self._find(sources, query, after, ledger_id))
+        frames, last, position = found
+        if position != self._position or len(self._read) > self._most:
+            self._position, self._read = position, {}
+        # Those who are far behind are each elsewhere.
+        if last == position and len(frames) <= _MOST_KEPT:
+            self._read[query, after] = found
+        return found
+
+    def _find(
+        self, sources: Sources, query: EventFilter, after: int, ledger_id: str | None
+    ) -> tuple[bytes, int, int]:
+        with sources.question() as question:
             if None not in (ledger_id, question.ledger_id) and question.ledger_id != ledger_id:
                 raise Ended
-            if after > question.position and after > self._sources.ask_store(SqliteEventStore.last_position):
+            if after > question.position and after > sources.ask_store(SqliteEventStore.last_position):
                 raise Ended
-            if question.position != self._position or len(self._read) > self._most:
-                self._position = question.position
-                self._read.clear()
             known = self._read.get((query, after))
-            if known is None:
-                limit = _AT_ONCE_WITH_BODIES if query.bodies else _AT_ONCE
-                found = slice_of(question, self._sources, query, after, limit, question.position)
-                known = _frames(found), found.last
-                # Those who are far behind are each elsewhere.
-                if found.last == question.position and len(known[0]) <= _MOST_KEPT:
-                    self._read[query, after] = known
-            return *known, question.position
+            if known is not None and known[2] == question.position:
+                return known
+            limit = _AT_ONCE_WITH_BODIES if query.bodies else _AT_ONCE
+            found = slice_of(question, sources, query, after, limit, question.position)
+            return _frames(found), found.last, question.position
 
 
 class EventStream(Response):
@@ -115,7 +122,7 @@ class EventStream(Response):
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send until somebody leaves."""
         self._streams.open += 1
-        gone = asyncio.ensure_future(_gone(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         sending = asyncio.ensure_future(self._serve(send))
         try:
             await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
@@ -152,7 +159,7 @@ class EventStream(Response):
         """The next events, waited for. Each way round lets others have their turn, whatever can't be read."""
         while True:
             try:
-                frames, self._at, position = self._streams.read(self._query, self._at, self._ledger_id)
+                frames, self._at, position = await self._streams.read(self._query, self._at, self._ledger_id)
                 if frames:
                     return frames
                 if self._at < position:
@@ -176,8 +183,3 @@ def _framed(found: Slice) -> Iterable[bytes]:
 
 def _chunk(body: bytes) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": True}
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

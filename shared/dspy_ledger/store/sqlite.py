@@ -112,7 +112,7 @@ class SqliteEventStore:
         return self._ledger_id
 
     def limit(self, is_over: Callable[[], bool]) -> None:
-        """Have a question end as interrupted once that says so, which is asked every millisecond or so."""
+        """Have a question end as interrupted once that says so, for which it looks often."""
         self._db.set_progress_handler(is_over, BETWEEN_LOOKS)
 
     def last_position(self) -> int:

@@ -9,23 +9,29 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from dspy_ledger.api.lanes import Lanes
+from dspy_ledger.api.reading import asked_of
+
 __all__ = ["DirectRoute"]
 
 
 class DirectRoute(APIRoute):
     """FastAPI's, documented as any, without its resolving of dependencies, of which these paths have none.
 
-    A plain function is called on the loop's thread, where FastAPI would call it in another.
+    A plain function is a question (see ``Lanes.ask``); what has to wait for something else is a coroutine.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers a request."""
         endpoint = self.endpoint
 
-        async def answer(request: Request) -> Response:
-            return endpoint(request, **request.path_params)  # type: ignore[no-any-return]
+        async def ask(request: Request) -> Response:
+            lanes: Lanes = request.app.state.lanes
+            return await lanes.ask(
+                lambda sources: endpoint(asked_of(request, sources), **request.path_params), request.receive
+            )
 
-        async def answer_later(request: Request) -> Response:
+        async def wait(request: Request) -> Response:
             return await endpoint(request, **request.path_params)  # type: ignore[no-any-return]
 
-        return answer_later if iscoroutinefunction(endpoint) else answer
+        return wait if iscoroutinefunction(endpoint) else ask

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from dspy_ledger.api import schemas
+from dspy_ledger.api.lanes import Lanes
 from dspy_ledger.api.metrics import Gauges, directory_position, exposition
-from dspy_ledger.api.reading import sources_of
+from dspy_ledger.api.reading import Sources
 from dspy_ledger.api.routes.direct import DirectRoute
 
 __all__ = ["router"]
@@ -25,11 +26,15 @@ router = APIRouter(tags=["health"], route_class=DirectRoute)
         "default": {"model": schemas.ProblemDetails, "description": "Any other error."},
     },
 )
-def get_metrics(request: Request) -> Response:
+async def get_metrics(request: Request) -> Response:
     """Prometheus's text format; a producer has lines of its own for an hour, or when it lost events."""
-    sources = sources_of(request)
+    app = request.app.state
+    lanes: Lanes = app.lanes
+    gauges = await lanes.ask(_gauges, request.receive)
+    return Response(exposition(gauges, app.counts, app.streams.open), media_type=CONTENT_TYPE_LATEST)
+
+
+def _gauges(sources: Sources) -> Gauges:
     with sources.question() as question:
         positions = {"sql": question.position, **directory_position(sources.data_dir)}
-    gauges = sources.ask_store(lambda store: Gauges.read(store, sources.data_dir, sources.stream, positions))
-    app = request.app.state
-    return Response(exposition(gauges, app.counts, app.streams.open), media_type=CONTENT_TYPE_LATEST)
+    return sources.ask_store(lambda store: Gauges.read(store, sources.data_dir, sources.stream, positions))
