@@ -44,6 +44,13 @@ def endless(monkeypatch):
 
 
 @pytest.fixture
+def all_on_loop(monkeypatch):
+    """No question takes too long on the loop, however busy the machine is."""
+    monkeypatch.setattr(lanes, "_AT_ONCE", 60)
+    monkeypatch.setattr(lanes, "_AT_MOST", 60)
+
+
+@pytest.fixture
 def all_beside(monkeypatch):
     """As if every question took long on the loop."""
     monkeypatch.setattr(lanes, "_AT_ONCE", -1)
@@ -150,7 +157,7 @@ def test_who_waits_too_long_for_a_thread_is_told_so(some, api_settings, endless,
         "/ledger",
     ],
 )
-def test_an_answer_from_a_thread_is_that_of_the_loop(some, api, path, request):
+def test_an_answer_from_a_thread_is_that_of_the_loop(some, api, path, all_on_loop, request):
     on_loop = api.get(path)
     assert not api.app.state.lanes._threads._threads
     request.getfixturevalue("all_beside")
@@ -169,7 +176,7 @@ def test_an_answer_from_a_thread_that_is_there_already_is_not_sent_again(some, a
     assert api.app.state.lanes._threads._threads
 
 
-def test_what_was_worked_out_in_a_thread_is_kept_for_the_loop(some, api, monkeypatch):
+def test_what_was_worked_out_in_a_thread_is_kept_for_the_loop(some, api, all_on_loop, monkeypatch):
     """A matrix that took long to find would have taken long for ever."""
     api.get("/v1/programs")
     with monkeypatch.context() as patch:
