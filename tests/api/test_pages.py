@@ -393,6 +393,17 @@ def test_a_list_that_is_followed_is_given_what_came_since_and_nothing_else(api, 
     assert news(api, "x")[0].status_code == 400
 
 
+def test_a_list_that_takes_long_says_so_and_goes_on(api, busy, read, monkeypatch):
+    monkeypatch.setattr("dspy_ledger.api.queries.executions._PATIENCE", -1)
+    monkeypatch.setattr("dspy_ledger.api.queries.executions._FIRST_LOOK", 1)
+    page = read("/executions", service="none")
+    assert "No execution that fits was found so far" in page.text
+    assert any(link.startswith("/executions?service=none&cursor=") for link in page.links)
+    page = read("/executions", min_latency_ms=0)
+    assert "older ones that fit are on the next page" in page.text
+    assert "older ones that fit" not in read("/executions").text
+
+
 def test_what_came_since_is_found_without_going_through_all_that_was_before(api, busy):
     """A filter without an index took all of the executions, up to the limit of seconds, for each one."""
     with api.app.state.sources.question() as question:
@@ -402,7 +413,7 @@ def test_what_came_since_is_found_without_going_through_all_that_was_before(api,
         page_of_executions(question, query, above=3)
         question.db.set_trace_callback(None)
         plan = [row[3] for row in question.db.execute(f"EXPLAIN QUERY PLAN {asked[-1]}")]
-    assert "SEARCH e USING INTEGER PRIMARY KEY (rowid>?)" in plan
+    assert "SEARCH e USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plan
 
 
 def test_any_row_of_a_list_that_is_followed_leads_to_those_after_it(read, busy):

@@ -40,7 +40,7 @@ from projector.ledgers import (
 
 TABLES = (
     "programs", "program_tags", "versions", "wordings", "executions", "evaluations", "totals", "hours",
-    "days", "feedback", "checkpoint",
+    "days", "spans", "feedback", "checkpoint",
 )  # fmt: skip
 
 

@@ -216,7 +216,7 @@ class Execution(_Shape):
 
 
 class ExecutionPage(_Page):
-    """Executions, newest first."""
+    """Executions, newest first; it may hold fewer than asked for and not be the last."""
 
     items: list[Execution]
 

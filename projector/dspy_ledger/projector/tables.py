@@ -21,6 +21,12 @@ def _adding(*, more: str = "") -> str:
 
 
 _TOTALS = _adding()
+# Of the executions just written, which lie side by side.
+_SPANS = """
+INSERT INTO spans SELECT substr(time, 1, 13), min(position), max(position) FROM executions
+WHERE position BETWEEN ? AND ? GROUP BY 1
+ON CONFLICT DO UPDATE SET first = min(first, excluded.first), last = max(last, excluded.last)
+"""
 _PERIODS = _adding(more=", latencies = merge_histograms(latencies, excluded.latencies)")
 
 
@@ -33,6 +39,8 @@ def write(db: sqlite3.Connection, rows: Rows) -> None:
     """Write a batch's rows, in the transaction that is open."""
     for table in ("programs", "program_tags", "versions", "wordings", "executions", "evaluations"):
         insert(db, table, getattr(rows, table))
+    if rows.executions:
+        db.execute(_SPANS, (rows.executions[0][0], rows.executions[-1][0]))
     totals, hours, days = rows.roll_ups()
     insert(db, "totals", totals, _TOTALS)
     insert(db, "hours", hours, _PERIODS)

@@ -10,7 +10,6 @@ CREATE INDEX executions_by_session ON executions (session_id) WHERE session_id I
 CREATE INDEX executions_by_user ON executions (user_id) WHERE user_id IS NOT NULL;
 CREATE INDEX executions_by_environment ON executions (environment) WHERE environment IS NOT NULL;
 CREATE INDEX executions_failed ON executions (position) WHERE status = 'error';
-CREATE INDEX executions_by_time ON executions (time);
 CREATE INDEX evaluations_now ON evaluations (program_id) WHERE until IS NULL;
 CREATE INDEX evaluations_by_program ON evaluations (program_id);
 CREATE INDEX evaluations_by_execution ON evaluations (execution_id) WHERE execution_id IS NOT NULL;

@@ -155,6 +155,14 @@ CREATE TABLE feedback (
     PRIMARY KEY (program_id, position)
 ) WITHOUT ROWID;
 
+-- Where the executions of an hour lie: at none but these positions, and others may lie there too, since hosts'
+-- clocks differ and what a host kept for a while comes late.
+CREATE TABLE spans (
+    hour  TEXT PRIMARY KEY,             -- of the event's time, UTC: 2026-11-22T10
+    first INTEGER NOT NULL,             -- positions
+    last  INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- Roll-ups, of now only. Their sums are of whole numbers, which come to the same in any order and however
 -- the events are batched: costs in picodollars (1e-12 USD), latencies in µs. A sum beyond 64 bits stays at
 -- the highest number. An execution that did not tell its tokens or its cost counts in executions alone:

@@ -13,7 +13,7 @@ from dspy_ledger.api.queries.paging import Item
 from dspy_ledger.api.reading import Question
 from dspy_ledger.api.schemas import Execution
 
-__all__ = ["encoded_executions", "execution_at"]
+__all__ = ["Content", "encoded_executions", "execution_at"]
 
 _ALL: Final = tuple(Execution.model_fields)
 _MOST_ROWS: Final = 4096

@@ -1,13 +1,14 @@
 """Executions: the filtered list, newest first, and one.
 
 SQLite keeps no statistics of a view that changes all the time, so the index to walk is chosen here, by
-what is known to be few, and SQLite is told to use that one. All walks but that of a time window read in
-order of position and stop when the page is full.
+what is known to be few, and SQLite is told to use that one. All walks read in order of position and stop
+when the page is full; a time window is a range of positions, in which clocks that differ let others lie too.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from time import monotonic
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +16,7 @@ import orjson
 
 from dspy_ledger.api.cursors import encode_cursor
 from dspy_ledger.api.parameters import ExecutionQuery
-from dspy_ledger.api.queries.execution_rows import encoded_executions, execution_at
+from dspy_ledger.api.queries.execution_rows import Content, encoded_executions, execution_at
 from dspy_ledger.api.queries.paging import Item
 from dspy_ledger.api.reading import Question
 from dspy_ledger.events import ExecutionCompleted
@@ -24,8 +25,13 @@ from dspy_ledger.store import StoredEvent
 __all__ = ["one_execution", "page_of_executions", "with_event"]
 
 _VERSION = "v.program_id = e.program_id AND v.content_hash = e.content_hash"
+_HOUR = len("2026-11-22T10")
 _FEW = 5000
-"""Executions of one environment, or between since and until, that may be gone through for one page."""
+"""Executions of one environment that may be gone through for one page."""
+_FIRST_LOOK, _MOST_LOOK = 20_000, 320_000
+"""Positions gone through at once for filters that the walk does not serve: some 10 ms, then some 100."""
+_PATIENCE = 1.5
+"""Seconds after which a page is answered with what was found."""
 _MOST_WALKS = 200
 """Contents of one program that are walked side by side; SQLite merges up to 500."""
 _LEFT_OUT = {
@@ -37,38 +43,74 @@ _LEFT_OUT = {
 
 
 class _Walk(NamedTuple):
-    """Executions to go through: by which index, the term that it serves, and the term's values."""
+    """Executions to go through: by which index, the term that it serves, the term's values, its filters."""
 
     by: str
     term: str
     values: list[object]
+    serves: frozenset[str]
 
 
 def page_of_executions(
     question: Question, query: ExecutionQuery, *, above: int | None = None
 ) -> dict[str, Any]:
-    """Executions that match every filter, newest first by position; only those above a given one."""
-    positions = _positions(question, query, above)
-    more, positions = len(positions) > query.limit, positions[: query.limit]
-    cursor = encode_cursor(query.name, query.filters(), positions[-1]) if more else None
+    """Executions that match every filter, newest first by position; only those above a given one.
+
+    A page that takes long to fill is answered with what was found by then, and goes on with the next one.
+    """
+    positions, end = _positions(question, query, above or 0)
+    if len(positions) > query.limit:
+        positions = positions[: query.limit]
+        end = positions[-1]
+    cursor = encode_cursor(query.name, query.filters(), end) if end else None
     items = b",".join(encoded_executions(question, positions, query.fields))
     return {"items": orjson.Fragment(b"[%b]" % items), "next_cursor": cursor}
 
 
-def _positions(question: Question, query: ExecutionQuery, above: int | None) -> list[int]:
-    """Where a page's executions are, and one more when there is a next page."""
+def _positions(question: Question, query: ExecutionQuery, above: int) -> tuple[list[int], int]:
+    """Where a page's executions are, and one more when there is a next page; 0, or where to go on below."""
     walks = _walks(question, query)
-    if not walks:
-        return []
-    rest, rest_values = _rest(question, query, query.after(), above)
+    low, high = _bounds(question, query)
+    after = query.after()
+    below = high + 1 if after is None else min(high + 1, int(after))
+    above = max(low - 1, above)
+    if not walks or below <= above + 1:
+        return [], 0
+    rest, rest_values = _rest(question, query)
     arms = " UNION ALL ".join(
-        f"SELECT e.position FROM executions e {walk.by} WHERE {walk.term} AND {rest}"  # noqa: S608
+        f"SELECT e.position FROM executions e {walk.by}"  # noqa: S608
+        f" WHERE {walk.term} AND {rest} AND e.position > ? AND e.position < ?"
         for walk in walks
     )
-    values = [value for walk in walks for value in (*walk.values, *rest_values)]
-    rows = question.db.execute(f"{arms} ORDER BY position DESC LIMIT ?", (*values, query.limit + 1))
-    rows.row_factory = None
-    return [position for (position,) in rows]
+    sql = f"{arms} ORDER BY position DESC LIMIT ?"
+    given = {name for name, value in query.filters().items() if value != []}
+    is_served = given - {"as_of"} <= walks[0].serves
+    look = below if is_served else _FIRST_LOOK
+    found, began = list[int](), monotonic()
+    while True:
+        bottom = max(above, below - 1 - look)
+        bounds = [bottom, below]
+        values = [value for walk in walks for value in (*walk.values, *rest_values, *bounds)]
+        rows = question.db.execute(sql, (*values, query.limit + 1 - len(found)))
+        found += [position for (position,) in rows]
+        if len(found) > query.limit or bottom == above:
+            return found, 0
+        if monotonic() - began > _PATIENCE:
+            return found, bottom + 1
+        below, look = bottom + 1, min(look * 4, _MOST_LOOK)
+
+
+def _bounds(question: Question, query: ExecutionQuery) -> tuple[int, int]:
+    """The lowest and the highest position that an execution of the time that is asked for may have."""
+    last = question.position if question.as_of is None else question.as_of
+    if query.since is None and query.until is None:
+        return 1, last
+    until = query.until or "~"  # which sorts behind every time
+    low, high = question.db.execute(
+        "SELECT min(first), max(last) FROM spans WHERE hour BETWEEN ? AND ? AND hour || ':00:00.000000Z' < ?",
+        ((query.since or "")[:_HOUR], until[:_HOUR], until),
+    ).fetchone()
+    return (1, 0) if low is None else (low, min(high, last))
 
 
 def one_execution(question: Question, execution_id: str) -> Item | None:
@@ -104,22 +146,34 @@ def _walks(question: Question, query: ExecutionQuery) -> list[_Walk]:
     contents = _contents(question, query)
     if contents is not None and not contents:
         return []
-    for name in ("trace", "session", "user"):
-        if (value := getattr(query, f"{name}_id")) is not None:
-            return [_Walk(f"INDEXED BY executions_by_{name}", f"e.{name}_id = ?", [value])]
-    if (few := _few(question.db, query)) is not None:
-        return [few]
+    for name in ("trace_id", "session_id", "user_id"):
+        if (value := getattr(query, name)) is not None:
+            by = f"INDEXED BY executions_by_{name.removesuffix('_id')}"
+            return [_Walk(by, f"e.{name} = ?", [value], frozenset({name}))]
+    others = _long_walks(query, contents)
+    if query.environment is not None:
+        by = "INDEXED BY executions_by_environment"
+        environment = _Walk(by, "e.environment = ?", [query.environment], frozenset({"environment"}))
+        if not others or _is_short(question.db, environment):
+            return [environment]
+    return others or [_Walk("NOT INDEXED", "1", [], frozenset())]
+
+
+def _long_walks(query: ExecutionQuery, contents: list[Content] | None) -> list[_Walk]:
+    """Walks that serve some filter; none, when no index does."""
     if query.status == "error":  # spelled as the partial index spells it
-        return [_Walk("INDEXED BY executions_failed", "e.status = 'error'", [])]
+        return [_Walk("INDEXED BY executions_failed", "e.status = 'error'", [], frozenset({"status"}))]
     if contents is not None and len(contents) <= _MOST_WALKS:
-        term = "e.program_id = ? AND e.content_hash IS ?"
-        return [_Walk("INDEXED BY executions_by_program", term, list(content)) for content in contents]
+        by, term = "INDEXED BY executions_by_program", "e.program_id = ? AND e.content_hash IS ?"
+        serves = frozenset({"program_id", "version"})
+        return [_Walk(by, term, list(content), serves) for content in contents]
     if query.model_id is not None:
-        return [_Walk("INDEXED BY executions_by_model", "e.model_id = ?", [query.model_id])]
-    return [_environment(query) or _Walk("NOT INDEXED", "1", [])]
+        by = "INDEXED BY executions_by_model"
+        return [_Walk(by, "e.model_id = ?", [query.model_id], frozenset({"model_id"}))]
+    return []
 
 
-def _contents(question: Question, query: ExecutionQuery) -> list[tuple[str, str | None]] | None:
+def _contents(question: Question, query: ExecutionQuery) -> list[Content] | None:
     """The (program_id, content_hash) that the filters leave; None when they leave all."""
     if query.version is not None:
         program = "" if query.program_id is None else " AND v.program_id = :program_id"
@@ -136,47 +190,23 @@ def _contents(question: Question, query: ExecutionQuery) -> list[tuple[str, str 
         )
     else:
         return None
-    contents: list[tuple[str, str | None]] = [(program_id, content_hash) for program_id, content_hash in rows]
+    contents: list[Content] = [(program_id, content_hash) for program_id, content_hash in rows]
     # Totals spell "no hash" as ''; executions do so only where the event did.
     return contents + [(program_id, None) for program_id, content_hash in contents if content_hash == ""]
 
 
-def _few(db: sqlite3.Connection, query: ExecutionQuery) -> _Walk | None:
-    """The environment or the time window, when few executions (or none) lie in it."""
-    counted = []
-    for walk in filter(None, (_environment(query), _window(query))):
-        (found,) = db.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM executions e {walk.by} WHERE {walk.term} LIMIT ?)",  # noqa: S608
-            (*walk.values, _FEW + 1),
-        ).fetchone()
-        if found <= _FEW:
-            counted.append((found, walk))
-    return min(counted)[1] if counted else None
+def _is_short(db: sqlite3.Connection, walk: _Walk) -> bool:
+    found = db.execute(
+        f"SELECT 1 FROM executions e {walk.by} WHERE {walk.term} LIMIT 1 OFFSET ?",  # noqa: S608
+        (*walk.values, _FEW),
+    ).fetchone()
+    return found is None
 
 
-def _environment(query: ExecutionQuery) -> _Walk | None:
-    if query.environment is None:
-        return None
-    return _Walk("INDEXED BY executions_by_environment", "e.environment = ?", [query.environment])
-
-
-def _window(query: ExecutionQuery) -> _Walk | None:
-    bounds = [(">=", query.since), ("<", query.until)]
-    given = [(f"e.time {operator} ?", bound) for operator, bound in bounds if bound is not None]
-    if not given:
-        return None
-    term = " AND ".join(term for term, _ in given)
-    return _Walk("INDEXED BY executions_by_time", term, [bound for _, bound in given])
-
-
-def _rest(
-    question: Question, query: ExecutionQuery, after: object, above: object
-) -> tuple[str, list[object]]:
+def _rest(question: Question, query: ExecutionQuery) -> tuple[str, list[object]]:
     """Every filter, whether the walk keeps to it already or not, and its values."""
     terms, values = [question.seen("e")], list[object]()
     for term, value in (
-        ("e.position < ?", after),
-        ("e.position > ?", above),
         ("e.program_id = ?", query.program_id),
         ("e.model_id = ?", query.model_id),
         ("e.status = ?", query.status),
