@@ -69,6 +69,20 @@ def test_a_signal_ends_it_with_exit_code_0_also_with_a_client_connected(tmp_path
     assert (out, err) == ("", "")  # nothing beside the line that was read: no access log, no farewell
 
 
+def test_an_offer_to_speak_another_protocol_is_no_reason_to_warn(tmp_path):
+    """Java's HTTP client makes one with every connection, and each was told in two lines."""
+    offer = {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": "h2c",
+        "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    }
+    with running(tmp_path) as (process, url), httpx.Client(base_url=url) as client:
+        assert client.get("/health/live", headers=offer).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=10)
+    assert err == ""
+
+
 def test_debugging_logs_more(tmp_path):
     with running(tmp_path, DSPY_LEDGER_LOG_LEVEL="debug") as (process, _):
         process.send_signal(signal.SIGTERM)

@@ -135,6 +135,9 @@ class Connection(HttpToolsProtocol):
             raise _Unusable
         super().on_headers_complete()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: who offers another protocol (as Java's clients do) is answered in this one."""
+
     def on_body(self, body: bytes) -> None:
         """Some of a body came."""
         self._unread = 0
