@@ -375,7 +375,8 @@ def routes(view: Path, first: int) -> dict[str, list[str]]:
         "of a trace": [executions(trace_id=f"{middle // 3:032x}")],
         "of a session": [executions(session_id=f"session-{middle // 50}")],
         "of a user": [executions(user_id="user-7")],
-        "of a service, two days": [executions(service="none", since=ago(2))],  # without an index
+        # Without an index: all of the version are gone through.
+        "of a service": [executions(program_id="program_7", version="1.0.3", service="none")],
         "one execution": [f"/v1/programs/executions/{id_}" for id_ in newest],
         "programs": ["/v1/programs"],
         "one program": ["/v1/programs/program_7"],
