@@ -6,8 +6,7 @@ Pure. A bar is a bucket's executions, its foot those that failed; the highest ba
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 __all__ = ["HEIGHT", "STEP", "Bar", "bars", "outlines"]
 
@@ -20,8 +19,7 @@ _LOWEST: Final = 1.5
 """What is not nothing can be seen."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(NamedTuple):
     """One bucket; ``height`` and ``failed`` are from the ground up."""
 
     start: str
@@ -58,7 +56,7 @@ def outlines(drawn: Iterable[Bar]) -> tuple[str, str]:
 
 
 def _outline(x: int, height: float) -> str:
-    return f"M{x + _EDGE} {HEIGHT}v-{height}h{_WIDTH}v{height}z"
+    return f"M{x + _EDGE} {HEIGHT}v-{height}h{_WIDTH}V{HEIGHT}z"
 
 
 def _height(count: int, most: int) -> float:

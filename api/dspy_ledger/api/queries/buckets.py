@@ -28,6 +28,7 @@ def bucket_end(unit: str, time: str) -> int:
     return number if time == bucket_start(unit, number) else number + 1
 
 
+@lru_cache(maxsize=4096)
 def bucket_start(unit: str, number: int) -> str:
     """When a bucket begins; the calendar's end for one beyond it."""
     try:

@@ -161,10 +161,8 @@ def _told(totals: Buckets, buckets: Buckets, unit: str, window: range, brief: bo
 
 
 def _counts(parts: Sequence[Sums]) -> Item:
-    return {
-        "executions": sum(part.executions for part in parts),
-        "errors": sum(part.errors for part in parts),
-    }
+    sums = Sums.of(parts)
+    return {"executions": sums.executions, "errors": sums.errors}
 
 
 def _numbers(parts: Sequence[Sums]) -> Item:
