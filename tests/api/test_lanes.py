@@ -88,7 +88,9 @@ def test_all_others_are_answered_while_a_slow_question_is_asked(some, api, endle
     assert api.run(ask) == [200] * 5
 
 
-def test_a_question_whose_client_has_left_is_given_up(some, api, endless):
+def test_a_question_whose_client_has_left_is_given_up(some, api, endless, monkeypatch):
+    monkeypatch.setattr(api.app.state.lanes, "_seconds", 600)  # not by this
+
     async def leave(_: httpx.AsyncClient) -> list[object]:
         sent: list[object] = []
         received = iter([{"type": "http.request", "body": b"", "more_body": False}])
