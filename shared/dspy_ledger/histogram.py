@@ -11,7 +11,9 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import accumulate
 
 from dspy_ledger.errors import StoreError
@@ -31,6 +33,7 @@ HIGHEST = 2**48 - 1
 """The highest number told apart from higher ones; in µs that is nine years."""
 
 _KINDS = {1: "B", 2: "H", 4: "I", 8: "Q"}  # bytes of a count → its array type
+_AT_ONCE = 256  # so many times the highest count fits twice its bytes
 _HEAD = struct.Struct("<BH")  # the bytes of a count, and the first bucket
 
 
@@ -74,25 +77,43 @@ def decode(encoded: bytes) -> dict[int, int]:
 def merge(histograms: Iterable[bytes]) -> bytes:
     """The encoded histogram of all numbers in encoded histograms; none of no numbers is no bytes.
 
-    Their counts are added up as the digits of one long number each. A digit has bytes enough for the highest
-    count that so many counts of so many bytes can come to, so that none runs over into the next.
+    Their counts are added up as the digits of two long numbers, every other count in either: so a digit has
+    twice the bytes of a count and, of 256 at once, none runs over into the next.
 
     Raises:
         StoreError: other bytes.
     """
     told = [encoded for encoded in histograms if encoded]
+    while len(told) > _AT_ONCE:
+        told = [merge(told[at : at + _AT_ONCE]) for at in range(0, len(told), _AT_ONCE)]
     if len(told) < 2:
         return told[0] if told else b""
     parts = [_read(encoded) for encoded in told]
     width, first = max(part[0] for part in parts), min(part[1] for part in parts)
-    digit = next((digit for digit in _KINDS if len(parts) << width * 8 <= 1 << digit * 8), 8)
-    number = 0
+    if width == max(_KINDS):  # counts of billions
+        return encode(sum(map(Counter, map(decode, told)), Counter()))
+    length = max(start - first + len(body) // size for size, start, body in parts)
+    bits, every_other = width * 8, _every_other(width, length)
+    even = odd = 0
     for size, start, body in parts:
-        number += int.from_bytes(_resized(body, size, digit), "little") << (start - first) * digit * 8
-    counts = number.to_bytes(-(-number.bit_length() // (digit * 8)) * digit, "little")
-    while width < digit and any(counts[at::digit].strip(b"\0") for at in range(width, digit)):
-        width *= 2
-    return _packed(width, first, _resized(counts, digit, width))
+        number = int.from_bytes(_resized(body, size, width), "little") << (start - first) * bits
+        even += number & every_other
+        odd += number >> bits & every_other
+    digit, half = 2 * width, -(-length // 2)
+    counts = array(_KINDS[digit], bytes(2 * half * digit))
+    counts[0::2], counts[1::2] = (
+        array(_KINDS[digit], number.to_bytes(half * digit, "little")) for number in (even, odd)
+    )
+    body = counts.tobytes()[: length * digit]
+    if any(body[at::digit].strip(b"\0") for at in range(width, digit)):
+        width = digit
+    return _packed(width, first, _resized(body, digit, width))
+
+
+@lru_cache(maxsize=1024)
+def _every_other(width: int, length: int) -> int:
+    """Of so many counts, the bits of the first, the third and so on."""
+    return int.from_bytes((b"\xff" * width + bytes(width)) * -(-length // 2), "little")
 
 
 def quantiles(encoded: bytes, shares: Iterable[float]) -> list[float | None]:
@@ -124,14 +145,10 @@ def _packed(width: int, first: int, body: bytes | bytearray) -> bytes:
 
 def _read(encoded: bytes) -> tuple[int, int, bytes]:
     """The bytes of a count, the first bucket, and the counts from there on."""
-    try:
-        width, first = _HEAD.unpack_from(encoded)
-    except struct.error:
-        raise _unreadable() from None
     body = encoded[_HEAD.size :]
-    if width not in _KINDS or not body or len(body) % width:
+    if not body or (width := encoded[0]) not in _KINDS or len(body) % width:
         raise _unreadable()
-    return width, first, body
+    return width, encoded[1] | encoded[2] << 8, body
 
 
 def _counts(encoded: bytes) -> tuple[int, list[int]]:

@@ -15,6 +15,7 @@ from api.test_errors import check_problem
 from api.test_server import running
 from dspy_ledger.api import lanes
 
+LONG = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9999) SELECT max(i) FROM n"
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
 
@@ -186,6 +187,25 @@ def test_what_was_worked_out_in_a_thread_is_kept_for_the_loop(some, api, all_on_
         matrix = api.get("/v1/programs/p/matrix")
     monkeypatch.setattr("dspy_ledger.api.queries.matrix.metrics_of", None)
     assert api.get("/v1/programs/p/matrix").json() == matrix.json()
+
+
+def test_what_was_slow_is_asked_beside_at_once_until_it_is_quick(some, api, monkeypatch):
+    """Each look at a page that takes long cost the loop all that a question may take there, in vain."""
+    asked = []
+
+    def page(question, query):
+        asked.append("beside" if threading.current_thread().name.startswith("slow") else "loop")
+        return {"items": [], "next_cursor": None} if question.db.execute(LONG).fetchone() else None
+
+    monkeypatch.setattr("dspy_ledger.api.routes.programs.page_of_programs", page)
+    monkeypatch.setattr(lanes, "_AT_ONCE", 1e-9)
+    assert api.get("/v1/programs").status_code == 200
+    asked.clear()
+    monkeypatch.setattr(lanes, "_AT_ONCE", 60)
+    monkeypatch.setattr(lanes, "_AT_MOST", 60)
+    for _ in range(3):
+        assert api.get("/v1/programs").status_code == 200
+    assert asked == ["beside", "loop", "loop"]
 
 
 def test_a_stream_whose_events_take_long_to_find_goes_on_beside_the_loop(some, api_settings):

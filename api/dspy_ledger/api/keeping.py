@@ -26,10 +26,12 @@ class Kept:
             self._trim()
         return answer
 
-    def take_over(self, other: Kept) -> None:
-        """Keep what another has besides, which is asked no more."""
+    def take_over(self, other: Kept) -> bool:
+        """Keep what another has besides, which is asked no more; whether there was any."""
+        has_more = not other._answers.keys() <= self._answers.keys()
         self._answers = other._answers | self._answers
         self._trim()
+        return has_more
 
     def _trim(self) -> None:
         while len(self._answers) > _MOST:

@@ -269,10 +269,9 @@ class Sources:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise TookTooLong(self._seconds) from None
 
-    def take_over(self, others: Sources) -> None:
-        """Keep what was worked out for others of the same view, which are asked no more."""
-        if others._view_tag == self._view_tag:
-            self._kept.take_over(others._kept)
+    def take_over(self, others: Sources) -> bool:
+        """Keep what was worked out for others of this view, which are asked no more; whether it was more."""
+        return others._view_tag == self._view_tag and self._kept.take_over(others._kept)
 
     def close(self) -> None:
         """Let go of the view and the store."""

@@ -28,7 +28,9 @@ class DirectRoute(APIRoute):
         async def ask(request: Request) -> Response:
             lanes: Lanes = request.app.state.lanes
             return await lanes.ask(
-                lambda sources: endpoint(asked_of(request, sources), **request.path_params), request.receive
+                lambda sources: endpoint(asked_of(request, sources), **request.path_params),
+                request.receive,
+                (request.scope["path"], request.scope["query_string"]),
             )
 
         async def wait(request: Request) -> Response:
