@@ -54,6 +54,7 @@ from dspy_ledger.views import current_view, point_to
 PROGRAMS, VERSIONS, DAYS = 30, 6, 90
 MODELS = ("gpt-4o-mini", "gpt-4o", "claude-haiku", "claude-sonnet", "llama-3-8b")
 EVALUATIONS, OF_THE_FIRST, FEEDBACK = 5_000, 4_000, 20_000
+WALK = 500  # pages, more than the API keeps
 TAIL = 2_000  # the newest executions, whose events are in the store
 
 Fields = dict[bytes, bytes]
@@ -262,11 +263,11 @@ def serve_bare(view: Path, tell: Connection) -> None:
         return Response(b"{}")
 
     @app.get("/page")
-    async def page(limit: int = 100) -> Response:
+    async def page(limit: int = 100, below: int = 2**62) -> Response:
         rows = db.execute(
             "SELECT e.*, v.version FROM executions e LEFT JOIN versions v USING (program_id, content_hash)"
-            " ORDER BY e.position DESC LIMIT ?",
-            (limit,),
+            " WHERE e.position < ? ORDER BY e.position DESC LIMIT ?",
+            (below, limit),
         )
         items = [{**dict(row), "tags": orjson.loads(row["tags"])} for row in rows]
         return Response(orjson.dumps({"items": items}), media_type="application/json")
@@ -365,7 +366,7 @@ def routes(view: Path, first: int) -> dict[str, list[str]]:
     return {
         "page of 100": [executions()],
         f"page {(last - deep) // 100:,}": [at(deep)],
-        "page after page": [at(last - 100 * number) for number in range(500)],
+        "page after page": [at(last - 100 * number) for number in range(WALK)],
         "of a program": [executions(program_id="program_7")],
         "of a version": [executions(program_id="program_7", version="1.0.3")],
         "of a model": [executions(model_id="claude-haiku")],
@@ -479,6 +480,10 @@ def run(folder: Path, temporary: Path, arguments: argparse.Namespace) -> None:
         if not arguments.only or any(w in name for w in arguments.only)
     }
     found: dict[str, list[Measured]] = {}
+    with closing(connect(view, readonly=True)) as db:
+        last = db.execute("SELECT max(position) FROM executions").fetchone()[0]
+    walk = [f"/page?below={last - 100 * number}" for number in range(WALK)]
+    bare_pages = {"bare page of 100": ["/page"], "bare page after page": walk}
     with (
         rig.valkey(temporary / "valkey") as (url, _),
         ingest(folder, url, arguments.ingest),
@@ -486,7 +491,8 @@ def run(folder: Path, temporary: Path, arguments: argparse.Namespace) -> None:
         api(folder, url) as server,
     ):
         for _ in range(rounds):
-            found.setdefault("bare page of 100", []).append(measure(plain, ["/page"], seconds))
+            for name, paths in bare_pages.items():
+                found.setdefault(name, []).append(measure(plain, paths, seconds))
             for name, paths in asked.items():
                 found.setdefault(name, []).append(measure(server, paths, seconds))
         rss = server.rss()
