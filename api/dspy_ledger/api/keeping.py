@@ -26,6 +26,11 @@ class Kept:
             self._trim()
         return answer
 
+    def like(self, *beginning: Hashable) -> list[Any]:
+        """The answers whose keys begin with these parts, the one used last first."""
+        keys = [key for key in self._answers if isinstance(key, tuple) and key[: len(beginning)] == beginning]
+        return [self._answers[key] for key in reversed(keys)]
+
     def take_over(self, other: Kept) -> bool:
         """Keep what another has besides, which is asked no more; whether there was any."""
         has_more = not other._answers.keys() <= self._answers.keys()

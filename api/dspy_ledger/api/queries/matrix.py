@@ -7,7 +7,7 @@ as much of it as there are executions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -24,9 +24,12 @@ _NEWEST = "SELECT max(ev.position) FROM evaluations ev WHERE ev.program_id = ? A
 _EVALUATIONS = """
 SELECT ev.content_hash, ev.model_id, ev.metric_name, ev.results, ev.position, ev.evaluation_id, ev.created_at
 FROM evaluations ev
-WHERE ev.program_id = ? AND ev.execution_id IS NULL AND {valid}
+WHERE ev.program_id = ? AND ev.execution_id IS NULL AND {valid} AND ev.position > ?
 ORDER BY ev.position
 """
+_IN_FORCE = (
+    "SELECT count(*) FROM evaluations ev WHERE ev.program_id = ? AND ev.until IS NULL AND ev.position > ?"
+)
 _MOST_KEPT = 2000
 """Cells of all metrics of a program that are worth their memory."""
 _MEASURED = ("value", "position", "evaluation_id", "created_at")
@@ -65,10 +68,16 @@ _NOTHING = _Cell()
 
 @dataclass(slots=True)
 class _Found:
-    """What a program's evaluations found, by content hash and model id: that there are any, and by metric."""
+    """What a program's evaluations found, by content hash and model id: that there are any, and by metric.
 
-    places: dict[Place, None]
-    metrics: dict[str, dict[Place, _Cell]]
+    ``newest`` is the position of the last, and ``in_force`` how many are in force now, feedback included; -1
+    where it is of the past.
+    """
+
+    newest: int = 0
+    in_force: int = 0
+    places: dict[Place, None] = field(default_factory=dict)
+    metrics: dict[str, dict[Place, _Cell]] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -76,6 +85,14 @@ class _Found:
         return {
             name: sum(cell.evaluations for cell in cells.values()) for name, cells in self.metrics.items()
         }
+
+    def copy(self) -> _Found:
+        """One that can be added to."""
+        metrics = {
+            name: {place: replace(cell) for place, cell in cells.items()}
+            for name, cells in self.metrics.items()
+        }
+        return replace(self, places=dict(self.places), metrics=metrics)
 
     @property
     def is_small(self) -> bool:
@@ -121,22 +138,42 @@ def matrix(question: Question, program_id: str, metric: str | None) -> dict[str,
 
 
 def _found(question: Question, program_id: str) -> _Found:
-    """It stays as it is until the program's next evaluation, which may replace one before."""
-    newest = question.db.execute(_NEWEST.format(seen=question.seen("ev")), (program_id,)).fetchone()[0]
+    """It stays as it is until the program's next evaluation, which adds to it or replaces one before."""
+    newest = question.db.execute(_NEWEST.format(seen=question.seen("ev")), (program_id,)).fetchone()[0] or 0
 
     def read() -> _Found:
-        rows = question.db.execute(_EVALUATIONS.format(valid=question.valid("ev")), (program_id,))
+        found = _before(question, program_id)
+        rows = question.db.execute(
+            _EVALUATIONS.format(valid=question.valid("ev")), (program_id, found.newest)
+        )
         rows.row_factory = None  # tuples, for speed
-        found = _Found({}, {})
         for digest, model_id, name, results, position, evaluation_id, created_at in rows:
             place = digest, model_id
             found.places[place] = None
             for metric, value in metrics_of(orjson.loads(results), name).items():
                 told = value, position, evaluation_id, created_at
                 found.metrics.setdefault(metric, {}).setdefault(place, _Cell()).add(_Cell(1, told, told))
+        found.newest = newest
+        found.in_force = _in_force(question, program_id) if question.as_of is None else -1
         return found
 
     return question.kept.get(("matrix", program_id, newest), read, lambda found: found.is_small)
+
+
+def _before(question: Question, program_id: str) -> _Found:
+    """A copy of what was found last, if all of it still counts, to be added to; else nothing."""
+    if question.as_of is None:
+        in_force = _in_force(question, program_id)
+        kept: list[_Found] = question.kept.like("matrix", program_id)
+        for found in kept:
+            if in_force - _in_force(question, program_id, found.newest) == found.in_force:
+                return found.copy()
+    return _Found()
+
+
+def _in_force(question: Question, program_id: str, after: int = 0) -> int:
+    found = question.db.execute(_IN_FORCE, (program_id, after)).fetchone()
+    return found[0]  # type: ignore[no-any-return]
 
 
 def metrics_of(results: Any, metric_name: str | None = None) -> dict[str, float]:
