@@ -17,6 +17,7 @@ from dspy_ledger.api.parameters import ExecutionQuery
 from dspy_ledger.api.queries import execution_rows, executions
 from dspy_ledger.api.queries.executions import page_of_executions
 from dspy_ledger.events import ExecutionCompleted
+from dspy_ledger.projector import tables
 
 PATH = "/v1/programs/executions"
 PROGRAMS = ("alpha", "beta", "日本語", "unregistered")
@@ -132,7 +133,7 @@ def test_any_filters_page_by_page_find_what_a_plain_filter_finds(world, filters,
 def test_wide_windows_and_many_contents_are_walked_otherwise_and_find_the_same(world, monkeypatch):
     api, facts = world
     monkeypatch.setattr("dspy_ledger.api.queries.executions._FEW", 3)
-    monkeypatch.setattr("dspy_ledger.api.queries.executions._MOST_WALKS", 1)
+    monkeypatch.setattr("dspy_ledger.api.queries.executions._SIDE_BY_SIDE", 1)
     for filters in (
         {"since": "2026-11-05T00:00:00.000000Z", "model_id": "gpt"},
         {"since": "2026-11-05T00:00:00.000000Z", "status": "error", "program_id": "alpha"},
@@ -206,6 +207,28 @@ def test_a_time_window_is_found_without_going_through_what_was_recorded_outside_
     assert steps(**early)[1] == (0 if filters else 2)
     assert steps(**early)[0] < 500
     assert steps(until="2026-11-02T12:00:00Z", limit=2)[0] < 1500
+
+
+def test_one_that_came_late_does_not_make_its_hour_as_long_as_the_ledger(ledger, api, monkeypatch):
+    """What a host had kept for a week had each hour of that week gone through from today on."""
+    monkeypatch.setattr(tables, "_SPANS", tables._SPANS.replace(">> 16", ">> 4"))
+    monkeypatch.setattr(executions, "_FIRST_LOOK", 20)
+    hour = "2026-11-02T10:00:00Z"
+    times = [hour] * 2 + ["2026-11-20T10:00:00Z"] * 900 + [hour] + ["2026-11-21T10:00:00Z"] * 20
+    for number, time in enumerate(times):
+        ledger.execute(f"x{number}", time=time)
+    ledger.fold()
+    query, taken = ExecutionQuery(since="2026-11-02", until="2026-11-03"), count()
+    with api.app.state.sources.question() as question:
+        question.db.set_progress_handler(lambda: next(taken) < 0, 1)
+        found = page_of_executions(question, query)
+        question.db.set_progress_handler(None, 0)
+    assert [item["execution_id"] for item in orjson.loads(orjson.dumps(found))["items"]] == [
+        "x902",
+        "x1",
+        "x0",
+    ]
+    assert next(taken) < 2500, "900 in between take 8,000"
 
 
 def test_late_and_early_clocks_are_found_by_their_time(ledger, api):

@@ -208,6 +208,20 @@ def test_what_was_slow_is_asked_beside_at_once_until_it_is_quick(some, api, monk
     assert asked == ["beside", "loop", "loop"]
 
 
+@pytest.mark.parametrize("path", ["/v1/programs", "/v1/programs/unheard-of", "/v1/programs?limit=0"])
+def test_what_is_quick_again_is_so_whatever_the_answer_is(some, api, monkeypatch, path):
+    """Who had a slow answer already, and was told so with a 304, was told it from a thread for ever."""
+    tag = api.get(path).headers.get("etag", "none")
+    monkeypatch.setattr(lanes, "_AT_ONCE", -1)
+    api.get(path)
+    is_asked = "limit" not in path  # what is refused is refused before
+    assert bool(api.app.state.lanes._slow) == is_asked
+    monkeypatch.setattr(lanes, "_AT_ONCE", 60)
+    monkeypatch.setattr(lanes, "_AT_MOST", 60)
+    api.request(method="GET", url=path, headers={"If-None-Match": tag})
+    assert not api.app.state.lanes._slow
+
+
 def test_a_stream_whose_events_take_long_to_find_goes_on_beside_the_loop(some, api_settings):
     slow = "from dspy_ledger.api import lanes; lanes._AT_ONCE = -1"
     with running(api_settings.data_dir, slow) as (process, url):

@@ -187,10 +187,14 @@ def test_one_more_evaluation_is_added_without_reading_the_others_again(ledger, a
     assert read() == (1, 41, 2)
     ledger.evaluate("e40", program_id="p", content_hash="c1:00", model_id="m", results={"score": 1})
     ledger.fold()
-    assert read() == (1, 41, 1), "added to what was found before the one that it replaces"
-    ledger.evaluate("e0", program_id="p", content_hash="c1:00", model_id="m", results={"score": 0})
+    assert read() == (41, 41, 1), "what was replaced counts no more"
+    ledger.evaluate("e41", program_id="p", content_hash="c1:00", model_id="m", results={"score": 3})
     ledger.fold()
-    assert read() == (41, 41, 1)
+    assert cells(api, as_of=ledger.store.last_position())
+    assert read() == (0, 42, 3), "as it was found for the past, of which nothing has changed since"
+    ledger.evaluate("e42", program_id="p", content_hash="c1:00", model_id="m", results={"score": 3})
+    ledger.fold()
+    assert read() == (1, 43, 3)
 
 
 def test_results_are_read_again_only_once_the_program_was_evaluated_again(ledger, api):
@@ -234,3 +238,16 @@ def test_the_answers_used_last_are_kept_and_none_that_is_too_large():
     get("large", fits=False)
     get(0)
     assert made == [*range(16), 16, 1, "large", "large"]
+
+
+def test_what_is_taken_over_is_kept_before_what_was_used_longest_ago():
+    kept, other = Kept(), Kept()
+    for key in range(16):
+        kept.get(key, lambda: "mine")
+    other.get("new", lambda: "other's")
+    other.get(15, lambda: "other's")
+    assert kept.take_over(other)
+    assert not kept.take_over(other)
+    assert kept.get("new", lambda: "made again") == "other's"
+    assert kept.get(15, lambda: "made again") == "mine"
+    assert kept.get(0, lambda: "made again") == "made again"

@@ -26,17 +26,19 @@ class Kept:
             self._trim()
         return answer
 
-    def like(self, *beginning: Hashable) -> list[Any]:
-        """The answers whose keys begin with these parts, the one used last first."""
-        keys = [key for key in self._answers if isinstance(key, tuple) and key[: len(beginning)] == beginning]
-        return [self._answers[key] for key in reversed(keys)]
+    def take(self, *beginning: Hashable, fits: Callable[[Any], bool]) -> Any:
+        """The last answer that fits and whose key begins so, kept no more: it may be changed. Or None."""
+        for key in reversed(self._answers):
+            if isinstance(key, tuple) and key[: len(beginning)] == beginning and fits(self._answers[key]):
+                return self._answers.pop(key)
+        return None
 
     def take_over(self, other: Kept) -> bool:
         """Keep what another has besides, which is asked no more; whether there was any."""
-        has_more = not other._answers.keys() <= self._answers.keys()
-        self._answers = other._answers | self._answers
+        more = {key: answer for key, answer in other._answers.items() if key not in self._answers}
+        self._answers |= more
         self._trim()
-        return has_more
+        return bool(more)
 
     def _trim(self) -> None:
         while len(self._answers) > _MOST:

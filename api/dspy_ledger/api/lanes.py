@@ -80,12 +80,18 @@ class Lanes:
     ) -> T:
         # Sources of its own for each: what is opened is not held beside a view that has been replaced.
         sources = Sources(self._sources.settings)
+        sources.deadline = deadline
         sources.is_over = lambda: monotonic() > deadline
+        used = 0.0
 
-        def ask() -> tuple[T, float]:
+        def ask() -> T:
+            nonlocal used
             began = thread_time()
-            with closing(sources):
-                return question(sources), thread_time() - began
+            try:
+                with closing(sources):
+                    return question(sources)
+            finally:
+                used = thread_time() - began
 
         answer = asyncio.get_running_loop().run_in_executor(self._threads, ask)
         gone = None if receive is None else asyncio.ensure_future(disconnected(receive))
@@ -93,10 +99,9 @@ class Lanes:
         try:
             await asyncio.wait(awaited, timeout=deadline - monotonic(), return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
-                found, used = answer.result()
                 if self._sources.take_over(sources) or used < _AT_ONCE / 2:
                     self._slow.pop(name, None)  # the next time it may be quick
-                return found
+                return answer.result()
             if gone is not None and gone.done():
                 raise ClientDisconnect
             raise TookTooLong(self._seconds)

@@ -7,6 +7,7 @@ the event loop's thread: questions never await while they are read. What takes l
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import unicodedata
@@ -72,6 +73,7 @@ class Question:
     ``as_of`` is the position in the past that is asked about; None for the present. :meth:`seen` and
     :meth:`valid` are the terms that keep each query to it, for the table that it calls ``row``.
     ``tag`` is the ETag of its answer, where that has one. ``kept`` lives as long as the view is in force.
+    ``deadline`` is when it is given up, by the monotonic clock.
     """
 
     db: sqlite3.Connection
@@ -80,6 +82,7 @@ class Question:
     as_of: int | None = None
     tag: str | None = None
     kept: Kept = field(default_factory=Kept)
+    deadline: float = math.inf
 
     def seen(self, row: str) -> str:
         """The rows that were there, of a table whose rows stay as they are."""
@@ -125,6 +128,7 @@ class Sources:
         self._store_path = settings.store_path
         self._seconds = settings.api_query_seconds
         self.is_over: Callable[[], bool] = bool
+        self.deadline = math.inf
         self._views = ViewReader(settings.data_dir)
         self._view: sqlite3.Connection | None = None
         self._view_tag = ""
@@ -147,7 +151,7 @@ class Sources:
             try:
                 row = db.execute("SELECT position, ledger_id FROM checkpoint").fetchone()
                 position, ledger_id = row or (0, None)
-                yield Question(db, position, ledger_id, kept=self._kept)
+                yield Question(db, position, ledger_id, kept=self._kept, deadline=self.deadline)
             finally:
                 if db.in_transaction:
                     db.execute("COMMIT")

@@ -73,7 +73,9 @@ class Streams:
             StoreError, TookTooLong: they can't be read now.
             Ended: view and store are another ledger's than before, or an older copy of it.
         """
-        found = await self._lanes.ask(lambda sources: self._find(sources, query, after, ledger_id))
+        found = await self._lanes.ask(
+            lambda sources: self._find(sources, query, after, ledger_id), name=query
+        )
         frames, last, position = found
         if position != self._position or len(self._read) > self._most:
             self._position, self._read = position, {}

@@ -23,8 +23,8 @@ def _adding(*, more: str = "") -> str:
 _TOTALS = _adding()
 # Of the executions just written, which lie side by side.
 _SPANS = """
-INSERT INTO spans SELECT substr(time, 1, 13), min(position), max(position) FROM executions
-WHERE position BETWEEN ? AND ? GROUP BY 1
+INSERT INTO spans SELECT substr(time, 1, 13), position >> 16, min(position), max(position) FROM executions
+WHERE position BETWEEN ? AND ? GROUP BY 1, 2
 ON CONFLICT DO UPDATE SET first = min(first, excluded.first), last = max(last, excluded.last)
 """
 _PERIODS = _adding(more=", latencies = merge_histograms(latencies, excluded.latencies)")

@@ -155,12 +155,14 @@ CREATE TABLE feedback (
     PRIMARY KEY (program_id, position)
 ) WITHOUT ROWID;
 
--- Where the executions of an hour lie: at none but these positions, and others may lie there too, since hosts'
--- clocks differ and what a host kept for a while comes late.
+-- Where the executions of an hour lie, block by block: others lie among them, since hosts' clocks differ, and
+-- what a host kept for a while comes late, in another block.
 CREATE TABLE spans (
-    hour  TEXT PRIMARY KEY,             -- of the event's time, UTC: 2026-11-22T10
+    hour  TEXT NOT NULL,                -- of the event's time, UTC: 2026-11-22T10
+    block INTEGER NOT NULL,             -- 65,536 positions
     first INTEGER NOT NULL,             -- positions
-    last  INTEGER NOT NULL
+    last  INTEGER NOT NULL,
+    PRIMARY KEY (hour, block)
 ) WITHOUT ROWID;
 
 -- Roll-ups, of now only. Their sums are of whole numbers, which come to the same in any order and however

@@ -31,9 +31,9 @@ _FEW = 5000
 _FIRST_LOOK, _MOST_LOOK = 20_000, 320_000
 """Positions gone through at once for filters that the walk does not serve: some 10 ms, then some 100."""
 _PATIENCE = 1.5
-"""Seconds after which a page is answered with what was found."""
-_MOST_WALKS = 200
-"""Contents of one program that are walked side by side; SQLite merges up to 500."""
+"""Seconds after which a page is answered with what was found, or half of those that there are."""
+_SIDE_BY_SIDE = 200
+"""Contents that are walked at a time; SQLite merges up to 500."""
 _LEFT_OUT = {
     field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
     for field in msgspec.structs.fields(ExecutionCompleted)
@@ -70,47 +70,57 @@ def page_of_executions(
 def _positions(question: Question, query: ExecutionQuery, above: int) -> tuple[list[int], int]:
     """Where a page's executions are, and one more when there is a next page; 0, or where to go on below."""
     walks = _walks(question, query)
-    low, high = _bounds(question, query)
-    after = query.after()
-    below = high + 1 if after is None else min(high + 1, int(after))
-    above = max(low - 1, above)
-    if not walks or below <= above + 1:
-        return [], 0
-    rest, rest_values = _rest(question, query)
-    arms = " UNION ALL ".join(
-        f"SELECT e.position FROM executions e {walk.by}"  # noqa: S608
-        f" WHERE {walk.term} AND {rest} AND e.position > ? AND e.position < ?"
-        for walk in walks
-    )
-    sql = f"{arms} ORDER BY position DESC LIMIT ?"
-    given = {name for name, value in query.filters().items() if value != []}
-    is_served = given - {"as_of"} <= walks[0].serves
-    look = below if is_served else _FIRST_LOOK
+    given = {name for name, value in query.filters().items() if value != []} - {"as_of"}
+    below = question.position + 1 if question.as_of is None else question.as_of + 1
+    if (after := query.after()) is not None:
+        below = min(below, int(after))
+    look = below if walks and given <= walks[0].serves else _FIRST_LOOK
     found, began = list[int](), monotonic()
+    patience = min(_PATIENCE, (question.deadline - began) / 2)
     while True:
-        bottom = max(above, below - 1 - look)
-        bounds = [bottom, below]
-        values = [value for walk in walks for value in (*walk.values, *rest_values, *bounds)]
-        rows = question.db.execute(sql, (*values, query.limit + 1 - len(found)))
-        found += [position for (position,) in rows]
-        if len(found) > query.limit or bottom == above:
+        low, high = _reach(question, query, below)
+        low, below = max(low, above + 1), high + 1
+        if not walks or high < low:
             return found, 0
-        if monotonic() - began > _PATIENCE:
+        bottom = max(low - 1, high - look)
+        found += _newest(question, query, walks, (bottom, below), query.limit + 1 - len(found))
+        if len(found) > query.limit or bottom < low:
+            return found, 0
+        if monotonic() - began > patience:
             return found, bottom + 1
         below, look = bottom + 1, min(look * 4, _MOST_LOOK)
 
 
-def _bounds(question: Question, query: ExecutionQuery) -> tuple[int, int]:
-    """The lowest and the highest position that an execution of the time that is asked for may have."""
-    last = question.position if question.as_of is None else question.as_of
+def _reach(question: Question, query: ExecutionQuery, below: int) -> tuple[int, int]:
+    """The lowest and the highest position below that one where an execution of the window may lie."""
     if query.since is None and query.until is None:
-        return 1, last
+        return 1, below - 1
     until = query.until or "~"  # which sorts behind every time
     low, high = question.db.execute(
-        "SELECT min(first), max(last) FROM spans WHERE hour BETWEEN ? AND ? AND hour || ':00:00.000000Z' < ?",
-        ((query.since or "")[:_HOUR], until[:_HOUR], until),
+        "SELECT min(first), max(min(last, ?)) FROM spans"
+        " WHERE hour BETWEEN ? AND ? AND hour || ':00:00.000000Z' < ? AND first < ?",
+        (below - 1, (query.since or "")[:_HOUR], until[:_HOUR], until, below),
     ).fetchone()
-    return (1, 0) if low is None else (low, min(high, last))
+    return (1, 0) if low is None else (low, high)
+
+
+def _newest(
+    question: Question, query: ExecutionQuery, walks: list[_Walk], between: tuple[int, int], most: int
+) -> list[int]:
+    """Positions of what matches between two positions, the highest first."""
+    rest, rest_values = _rest(question, query)
+    found: list[int] = []
+    for at in range(0, len(walks), _SIDE_BY_SIDE):
+        some = walks[at : at + _SIDE_BY_SIDE]
+        arms = " UNION ALL ".join(
+            f"SELECT e.position FROM executions e {walk.by}"  # noqa: S608
+            f" WHERE {walk.term} AND {rest} AND e.position > ? AND e.position < ?"
+            for walk in some
+        )
+        values = [value for walk in some for value in (*walk.values, *rest_values, *between)]
+        rows = question.db.execute(f"{arms} ORDER BY position DESC LIMIT ?", (*values, most))
+        found += [position for (position,) in rows]
+    return found if len(walks) <= _SIDE_BY_SIDE else sorted(found, reverse=True)[:most]
 
 
 def one_execution(question: Question, execution_id: str) -> Item | None:
@@ -163,7 +173,7 @@ def _long_walks(query: ExecutionQuery, contents: list[Content] | None) -> list[_
     """Walks that serve some filter; none, when no index does."""
     if query.status == "error":  # spelled as the partial index spells it
         return [_Walk("INDEXED BY executions_failed", "e.status = 'error'", [], frozenset({"status"}))]
-    if contents is not None and len(contents) <= _MOST_WALKS:
+    if contents is not None:
         by, term = "INDEXED BY executions_by_program", "e.program_id = ? AND e.content_hash IS ?"
         serves = frozenset({"program_id", "version"})
         return [_Walk(by, term, list(content), serves) for content in contents]

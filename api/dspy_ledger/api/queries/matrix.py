@@ -7,7 +7,7 @@ as much of it as there are executions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -70,12 +70,12 @@ _NOTHING = _Cell()
 class _Found:
     """What a program's evaluations found, by content hash and model id: that there are any, and by metric.
 
-    ``newest`` is the position of the last, and ``in_force`` how many are in force now, feedback included; -1
-    where it is of the past.
+    ``newest`` is the position of the last. ``in_force`` is how many are in force now, feedback included, and
+    None where only the past was asked about.
     """
 
     newest: int = 0
-    in_force: int = 0
+    in_force: int | None = 0
     places: dict[Place, None] = field(default_factory=dict)
     metrics: dict[str, dict[Place, _Cell]] = field(default_factory=dict)
 
@@ -85,14 +85,6 @@ class _Found:
         return {
             name: sum(cell.evaluations for cell in cells.values()) for name, cells in self.metrics.items()
         }
-
-    def copy(self) -> _Found:
-        """One that can be added to."""
-        metrics = {
-            name: {place: replace(cell) for place, cell in cells.items()}
-            for name, cells in self.metrics.items()
-        }
-        return replace(self, places=dict(self.places), metrics=metrics)
 
     @property
     def is_small(self) -> bool:
@@ -153,22 +145,25 @@ def _found(question: Question, program_id: str) -> _Found:
             for metric, value in metrics_of(orjson.loads(results), name).items():
                 told = value, position, evaluation_id, created_at
                 found.metrics.setdefault(metric, {}).setdefault(place, _Cell()).add(_Cell(1, told, told))
-        found.newest = newest
-        found.in_force = _in_force(question, program_id) if question.as_of is None else -1
+        found.newest, found.in_force = newest, None
         return found
 
-    return question.kept.get(("matrix", program_id, newest), read, lambda found: found.is_small)
+    found = question.kept.get(("matrix", program_id, newest), read, lambda found: found.is_small)
+    if question.as_of is None and found.in_force is None:
+        found.in_force = _in_force(question, program_id)
+    return found
 
 
 def _before(question: Question, program_id: str) -> _Found:
-    """A copy of what was found last, if all of it still counts, to be added to; else nothing."""
-    if question.as_of is None:
-        in_force = _in_force(question, program_id)
-        kept: list[_Found] = question.kept.like("matrix", program_id)
-        for found in kept:
-            if in_force - _in_force(question, program_id, found.newest) == found.in_force:
-                return found.copy()
-    return _Found()
+    """What was found last, to be added to, if all of it still counts; else nothing."""
+    if question.as_of is not None:
+        return _Found()
+    in_force = _in_force(question, program_id)
+
+    def still_counts(found: _Found) -> bool:
+        return found.in_force == in_force - _in_force(question, program_id, found.newest)
+
+    return question.kept.take("matrix", program_id, fits=still_counts) or _Found()
 
 
 def _in_force(question: Question, program_id: str, after: int = 0) -> int:
