@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -130,8 +129,8 @@ class Connection(HttpToolsProtocol):
         if size > MOST_HEAD:
             self._too_large = True
             raise _Unusable
-        names = Counter(name for name, _ in self.headers)
-        if names[b"host"] != 1 and self.parser.get_http_version() == "1.1":
+        hosts = [name for name, _ in self.headers if name == b"host"]
+        if len(hosts) != 1 and self.parser.get_http_version() == "1.1":
             raise _Unusable
         super().on_headers_complete()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args
 
 from fastapi import Request
@@ -22,6 +23,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import ErrorDetails
+from starlette.datastructures import QueryParams
 
 from dspy_ledger.api import schemas
 from dspy_ledger.api.cursors import Key, decode_cursor
@@ -311,9 +313,15 @@ def read_query(request: Request, model: type[Q]) -> Q:
     Raises:
         BadParameters: one can't be used, is not known, or is given twice where one value counts.
     """
+    query: Q = _query(model, request.scope["query_string"])
+    return query
+
+
+@lru_cache(maxsize=256)  # of those asked again and again; none has more than LimitTarget lets through
+def _query(model: type[BaseModel], query_string: bytes) -> Any:
     given: dict[str, Any] = {}
     repeated: set[str] = set()
-    for name, value in request.query_params.multi_items():
+    for name, value in QueryParams(query_string).multi_items():
         if name == "tag":
             given.setdefault(name, []).append(value)
         elif name in given:

@@ -29,6 +29,13 @@ class JSONResponse(Response):
         """The content as JSON."""
         return dump(content)
 
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """The headers given, which are other ones, and those of any JSON."""
+        told = {**(headers or {}), "content-length": str(len(self.body)), "content-type": self.media_type}
+        self.raw_headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in told.items()
+        ]
+
 
 def dump(content: Any) -> bytes:
     """JSON of any depth: orjson stops at 254 levels, and a tree of versions has two per generation."""

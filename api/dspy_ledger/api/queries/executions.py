@@ -8,6 +8,7 @@ when the page is full; a time window is a range of positions, in which clocks th
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -58,19 +59,22 @@ def page_of_executions(
 
     A page that takes long to fill is answered with what was found by then, and goes on with the next one.
     """
-    positions, end = _positions(question, query, above or 0)
+    filters = query.filters()
+    positions, end = _positions(question, query, filters, above or 0)
     if len(positions) > query.limit:
         positions = positions[: query.limit]
         end = positions[-1]
-    cursor = encode_cursor(query.name, query.filters(), end) if end else None
+    cursor = encode_cursor(query.name, filters, end) if end else None
     items = b",".join(encoded_executions(question, positions, query.fields))
     return {"items": orjson.Fragment(b"[%b]" % items), "next_cursor": cursor}
 
 
-def _positions(question: Question, query: ExecutionQuery, above: int) -> tuple[list[int], int]:
+def _positions(
+    question: Question, query: ExecutionQuery, filters: Mapping[str, object], above: int
+) -> tuple[list[int], int]:
     """Where a page's executions are, and one more when there is a next page; 0, or where to go on below."""
     walks = _walks(question, query)
-    given = {name for name, value in query.filters().items() if value != []} - {"as_of"}
+    given = {name for name, value in filters.items() if value != []} - {"as_of"}
     below = question.position + 1 if question.as_of is None else question.as_of + 1
     if (after := query.after()) is not None:
         below = min(below, int(after))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from inspect import iscoroutinefunction
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from dspy_ledger.api.lanes import Lanes
 from dspy_ledger.api.reading import asked_of
@@ -16,24 +16,26 @@ __all__ = ["DirectRoute"]
 
 
 class DirectRoute(APIRoute):
-    """FastAPI's, documented as any, without its resolving of dependencies, of which these paths have none.
+    """FastAPI's, documented as any, without its dependencies and all that opens and closes for them.
 
     A plain function is a question (see ``Lanes.ask``); what has to wait for something else is a coroutine.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers a request."""
-        endpoint = self.endpoint
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.app = self._wait if iscoroutinefunction(self.endpoint) else self._ask
 
-        async def ask(request: Request) -> Response:
-            lanes: Lanes = request.app.state.lanes
-            return await lanes.ask(
-                lambda sources: endpoint(asked_of(request, sources), **request.path_params),
-                request.receive,
-                (request.scope["path"], request.scope["query_string"]),
-            )
+    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        lanes: Lanes = request.app.state.lanes
+        response: Response = await lanes.ask(
+            lambda sources: self.endpoint(asked_of(request, sources), **request.path_params),
+            receive,
+            (scope["path"], scope["query_string"]),
+        )
+        await response(scope, receive, send)
 
-        async def wait(request: Request) -> Response:
-            return await endpoint(request, **request.path_params)  # type: ignore[no-any-return]
-
-        return wait if iscoroutinefunction(endpoint) else ask
+    async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        response: Response = await self.endpoint(request, **request.path_params)
+        await response(scope, receive, send)
