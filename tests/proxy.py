@@ -55,17 +55,20 @@ class Proxy:
         self._heard = asyncio.Event()
         self._heard.set()
         self._stopped = asyncio.Event()
-        server = await asyncio.start_server(self._relay, sock=self._listener, ssl=self._tls)
+        server = await asyncio.start_server(self._accept, sock=self._listener, ssl=self._tls)
         self._ready.set()
         await self._stopped.wait()
         server.close()
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        relay = asyncio.ensure_future(self._relay(reader, writer))
+        relay.add_done_callback(lambda _: _reset(writer))  # also when it was stopped before it began
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
-            writer.transport.abort()
             return
         ways = [
             asyncio.ensure_future(self._pump(reader, server_writer)),
@@ -77,11 +80,9 @@ class Proxy:
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            if (client := writer.get_extra_info("socket")) is not None:  # None: it is gone already
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
-            writer.transport.abort()
+            _reset(writer)  # before anything is awaited: there it may be stopped
             server_writer.close()
+            await asyncio.gather(*ways, return_exceptions=True)
             for end in (writer, server_writer):
                 with suppress(OSError):
                     await end.wait_closed()
@@ -98,3 +99,10 @@ class Proxy:
                 await writer.drain()
                 if budget < 0:
                     return
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    if (client := writer.get_extra_info("socket")) is not None:  # None: it is gone already
+        with suppress(OSError):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
+    writer.transport.abort()
