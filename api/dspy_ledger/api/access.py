@@ -20,10 +20,10 @@ from fastapi import Request, Response
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Send
 
 from dspy_ledger.api.pages.layout import wants_page
-from dspy_ledger.api.problems import not_ready, problem
+from dspy_ledger.api.problems import problem
 from dspy_ledger.errors import StoreError
 from dspy_ledger.keyring import ApiKey, Keyring, may_be_open
 from dspy_ledger.settings import Settings
@@ -73,38 +73,23 @@ def is_own_name(host: str, names: frozenset[str]) -> bool:
 
 
 class Access:
-    """ASGI middleware that lets through who may ask, and answers all others.
+    """Lets through who may ask.
 
     It leaves in ``request.state`` what pages and routes go by: ``open`` (no key is needed), ``key``
-    (None where there is none), ``signed_in`` (by a session) and ``may_act``. An answer that goes on and on
-    ends with its key.
+    (None where there is none), ``signed_in`` (by a session) and ``may_act``.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, keyring: Keyring) -> None:
-        self._app = app
+    def __init__(self, settings: Settings, keyring: Keyring) -> None:
         self._keyring = keyring
         self._may_be_open = may_be_open(settings)
         self._names = frozenset(name.lower() for name in (settings.api_host, *settings.api_hosts))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope)
-        try:
-            refusal = self._refusal(request)
-        except StoreError as error:
-            refusal = not_ready(request, error)
-        if refusal is not None:
-            await refusal(scope, receive, send)
-        elif scope["state"]["key"] is None:
-            await self._app(scope, receive, send)
-        else:
-            await self._while_valid(request, receive, send)
+    def refusal(self, request: Request) -> Response | None:
+        """The answer to who may not ask.
 
-    def _refusal(self, request: Request) -> Response | None:
-        """Why this is not let through."""
+        Raises:
+            StoreError: the keyring can't be read.
+        """
         path, method = request.scope["path"], request.method
         self._note(request, None)
         if path in _HEALTH:
@@ -149,8 +134,10 @@ class Access:
             may_act=is_open or (key is not None and key.scope == "admin"),
         )
 
-    async def _while_valid(self, request: Request, receive: Receive, send: Send) -> None:
-        """Serve it, and end an answer in pieces before the first one that its key is too late for."""
+    async def serve_while_valid(
+        self, routes: ASGIApp, request: Request, receive: Receive, send: Send
+    ) -> None:
+        """Serve a request, and end an answer in pieces before the first one that its key is too late for."""
         ended = False
 
         async def sending(message: Message) -> None:
@@ -162,7 +149,7 @@ class Access:
             await send(message)
 
         try:
-            await self._app(request.scope, receive, sending)
+            await routes(request.scope, receive, sending)
         except (OSError, ClientDisconnect):
             if not ended:
                 raise

@@ -10,17 +10,16 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp
 
 from dspy_ledger.api.access import Access, with_security
-from dspy_ledger.api.consistency import WaitForView, with_min_headers
-from dspy_ledger.api.counting import CountRequests, Counts
+from dspy_ledger.api.consistency import with_min_headers
+from dspy_ledger.api.counting import Counts
 from dspy_ledger.api.following import Following
+from dspy_ledger.api.front import Front
 from dspy_ledger.api.heads import AnswerHead
 from dspy_ledger.api.lanes import Lanes
-from dspy_ledger.api.limits import LimitTarget
 from dspy_ledger.api.pages import routes as pages
-from dspy_ledger.api.problems import ProblemsForCrashes, handle_errors
 from dspy_ledger.api.reading import Sources
 from dspy_ledger.api.routes import (
     admin,
@@ -36,12 +35,19 @@ from dspy_ledger.api.routes import (
 )
 from dspy_ledger.api.routes.documented import with_conditions, with_optional_members, with_problem_media_type
 from dspy_ledger.api.routes.examples import with_examples
-from dspy_ledger.api.security_headers import SecurityHeaders
 from dspy_ledger.api.streaming import Streams
 from dspy_ledger.keyring import Keyring
 from dspy_ledger.settings import Settings
 
 __all__ = ["create_app"]
+
+
+class _App(FastAPI):
+    """FastAPI's routes and their description, behind a front of our own instead of its layers."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """All that a request passes."""
+        return AnswerHead(Front(self.router, self.state.access, self.state.following, self.state.counts))
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -57,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         lanes.close()
         sources.close()
 
-    app = FastAPI(
+    app = _App(
         title="dspy-ledger",
         version=version("dspy-ledger"),
         lifespan=lifespan,
@@ -68,9 +74,11 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.sources = sources
     app.state.lanes = lanes
+    app.state.following = following
     app.state.streams = Streams(lanes, following, settings.api_streams)
     app.state.counts = Counts()
     app.state.keyring = Keyring(settings.data_dir)
+    app.state.access = Access(settings, app.state.keyring)
     app.state.refused_keys = signin.Refusals()
     # Before programs: there {program_id} would take "executions" for an id.
     parts = (executions, programs, stats, events, producers, deadletters, admin, health, metrics)
@@ -82,17 +90,6 @@ def create_app(settings: Settings) -> FastAPI:
         if isinstance(route, APIRoute):
             route.operation_id = route.name
         app.router.routes.append(route)  # include_router would nest them, and finding one took longer
-    handle_errors(app)
-    # The last is the outermost.
-    app.add_middleware(WaitForView, following=following)
-    app.add_middleware(Access, settings=settings, keyring=app.state.keyring)
-    app.add_middleware(LimitTarget)
-    app.add_middleware(ProblemsForCrashes)
-    app.add_middleware(CountRequests, counts=app.state.counts)
-    app.add_middleware(SecurityHeaders)
-    # The fastest level: on a page of JSON the slower ones win a tenth of its size.
-    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=1)
-    app.add_middleware(AnswerHead)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -6,21 +6,21 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import Request, Response
 
 from dspy_ledger.api.following import Ended, Following
 from dspy_ledger.api.parameters import BadParameters
-from dspy_ledger.api.problems import bad_parameters, not_ready, problem
-from dspy_ledger.errors import StoreError
+from dspy_ledger.api.problems import problem
 
-__all__ = ["MIN_EVENT_HEADER", "MIN_POSITION_HEADER", "WaitForView", "with_min_headers"]
+__all__ = ["MIN_EVENT_HEADER", "MIN_POSITION_HEADER", "wait_for_view", "with_min_headers"]
 
 MIN_EVENT_HEADER = "Ledger-Min-Event"
 MIN_POSITION_HEADER = "Ledger-Min-Position"
 
 _PATIENCE = 5.0  # seconds
-_EVENT, _POSITION = (name.lower().encode() for name in (MIN_EVENT_HEADER, MIN_POSITION_HEADER))
+_HEADERS = _EVENT, _POSITION = tuple(
+    name.lower().encode() for name in (MIN_EVENT_HEADER, MIN_POSITION_HEADER)
+)
 _HIGHEST = 2**63 - 1  # SQLite's
 
 
@@ -40,50 +40,37 @@ def with_min_headers(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-class WaitForView:
-    """ASGI middleware: a request that names an event or a position is held until the view has folded it.
+async def wait_for_view(request: Request, following: Following) -> Response | None:
+    """Hold a request that names an event or a position until the view has folded it.
 
     One that waited 5 s in vain is answered with 503 and ``Retry-After``. Who may not ask does not wait on the
     paths that need no key either: which events there are is not for them.
+
+    Raises:
+        BadParameters: a header can't be used.
+        StoreError: there is nothing to wait for yet.
     """
-
-    def __init__(self, app: ASGIApp, following: Following) -> None:
-        self._app = app
-        self._following = following
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if (
-            scope["type"] != "http"
-            or not any(name in (_EVENT, _POSITION) for name, _ in scope["headers"])
-            or not (scope["state"]["open"] or scope["state"]["key"])
-        ):
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope)
-        try:
-            wanted = list(_wanted(scope["headers"]))
-            async with asyncio.timeout(_PATIENCE):
-                for each in wanted:
-                    await self._following.reach(each)
-        except BadParameters as error:
-            answer = bad_parameters(request, error)
-        except StoreError as error:
-            answer = not_ready(request, error)
-        except (TimeoutError, Ended):
-            told = " and ".join(f"position {w}" if isinstance(w, int) else f"event {w}" for w in wanted)
-            detail = f"the view has not got {told} yet; ask again, or see `dspy-ledger status`"
-            answer = problem(request, 503, detail, word="not-yet", headers={"Retry-After": "1"})
-        else:
-            await self._app(scope, receive, send)
-            return
-        await answer(scope, receive, send)
+    scope = request.scope
+    if not any(name in _HEADERS for name, _ in scope["headers"]):
+        return None
+    if not (scope["state"]["open"] or scope["state"]["key"]):
+        return None
+    wanted = list(_wanted(scope["headers"]))
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            for each in wanted:
+                await following.reach(each)
+    except (TimeoutError, Ended):
+        told = " and ".join(f"position {w}" if isinstance(w, int) else f"event {w}" for w in wanted)
+        detail = f"the view has not got {told} yet; ask again, or see `dspy-ledger status`"
+        return problem(request, 503, detail, word="not-yet", headers={"Retry-After": "1"})
+    return None
 
 
 def _wanted(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[int | str]:
     given: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name in (_EVENT, _POSITION) and given.setdefault(name, value) != value:
+        if name in _HEADERS and given.setdefault(name, value) != value:
             told = MIN_EVENT_HEADER if name == _EVENT else MIN_POSITION_HEADER
             raise BadParameters.one(told, "is given more than once")
     if _POSITION in given:

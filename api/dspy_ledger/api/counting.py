@@ -5,11 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
-from time import perf_counter
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
-__all__ = ["BOUNDS", "CountRequests", "Counts"]
+__all__ = ["BOUNDS", "Counts"]
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Upper bounds of the buckets that durations are counted in, seconds; what is above all is counted last."""
@@ -31,8 +30,9 @@ class Counts:
     durations: dict[str, list[int]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def add(self, method: str, path: str, status: int, seconds: float) -> None:
-        """One answer."""
+    def add(self, scope: Scope, status: int, seconds: float) -> None:
+        """One answer to what a scope asks."""
+        method, path = scope["method"], getattr(scope.get("route"), "path", _OTHER)
         self.requests[method if method in _METHODS else _OTHER, path, status] += 1
         buckets = self.durations.get(path)
         if buckets is None:
@@ -40,26 +40,3 @@ class Counts:
             self.seconds[path] = 0.0
         buckets[bisect_left(BOUNDS, seconds)] += 1
         self.seconds[path] += seconds
-
-
-class CountRequests:
-    """ASGI middleware: counts every answer when it begins."""
-
-    def __init__(self, app: ASGIApp, counts: Counts) -> None:
-        self._app = app
-        self._counts = counts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = perf_counter()
-
-        async def counting(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                path = getattr(scope.get("route"), "path", _OTHER)
-                self._counts.add(scope["method"], path, message["status"], perf_counter() - began)
-            await send(message)
-
-        await self._app(scope, receive, counting)

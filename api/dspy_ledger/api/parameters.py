@@ -317,7 +317,7 @@ def read_query(request: Request, model: type[Q]) -> Q:
     return query
 
 
-@lru_cache(maxsize=256)  # of those asked again and again; none has more than LimitTarget lets through
+@lru_cache(maxsize=256)  # of those asked again and again; none is longer than a target may be
 def _query(model: type[BaseModel], query_string: bytes) -> Any:
     given: dict[str, Any] = {}
     repeated: set[str] = set()

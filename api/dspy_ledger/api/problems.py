@@ -12,11 +12,9 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dspy_ledger.api.cursors import BadCursor
 from dspy_ledger.api.pages.layout import problem_page, wants_page
@@ -27,16 +25,12 @@ from dspy_ledger.api.streaming import TooManyStreams
 from dspy_ledger.errors import NotFound, StoreError, UnknownEvaluation, UnknownProgram, UnknownVersion
 
 __all__ = [
-    "ProblemsForCrashes",
     "UnknownExecution",
-    "bad_parameters",
-    "handle_errors",
-    "not_ready",
+    "answer_to",
     "problem",
 ]
 
 _log = logging.getLogger("dspy_ledger.api")
-_RETRY_AFTER = {"Retry-After": "1"}
 _LONGEST = 2000  # characters of a path that are told back
 
 
@@ -45,6 +39,14 @@ class UnknownExecution(NotFound):
 
     def __init__(self, execution_id: str) -> None:
         super().__init__(f"unknown execution {execution_id!r}; if it just ended, ask again in a moment")
+
+
+_UNKNOWN: dict[type[NotFound], str] = {
+    UnknownProgram: "unknown-program",
+    UnknownVersion: "unknown-version",
+    UnknownExecution: "unknown-execution",
+    UnknownEvaluation: "unknown-evaluation",
+}
 
 
 def problem(
@@ -84,89 +86,32 @@ def problem(
     )
 
 
-def handle_errors(app: FastAPI) -> None:
-    """Make the app answer every error it knows with a problem.
-
-    The handlers are coroutines because plain functions would run in a thread, beside the connection's.
-    """
-
-    @app.exception_handler(BadParameters)
-    async def unusable(request: Request, error: BadParameters) -> Response:
-        return bad_parameters(request, error)
-
-    @app.exception_handler(NotModified)
-    async def not_modified(_: Request, same: NotModified) -> Response:
-        return Response(status_code=304, headers=same.headers)
-
-    @app.exception_handler(BadCursor)
-    async def bad_cursor(request: Request, error: BadCursor) -> Response:
-        return problem(request, 400, str(error), word="bad-cursor")
-
-    @app.exception_handler(NotFound)
-    async def not_found(request: Request, error: NotFound) -> Response:
-        words: dict[type[NotFound], str] = {
-            UnknownProgram: "unknown-program",
-            UnknownVersion: "unknown-version",
-            UnknownExecution: "unknown-execution",
-            UnknownEvaluation: "unknown-evaluation",
-        }
-        return problem(request, 404, str(error), word=words.get(type(error), "not-found"))
-
-    @app.exception_handler(StoreError)
-    async def without_store(request: Request, error: StoreError) -> Response:
-        return not_ready(request, error)
-
-    @app.exception_handler(TooManyStreams)
-    async def too_many_streams(request: Request, error: TooManyStreams) -> Response:
-        return problem(request, 503, str(error), word="too-many-streams", headers={"Retry-After": "10"})
-
-    @app.exception_handler(TookTooLong)
-    async def took_too_long(request: Request, error: TookTooLong) -> Response:
-        return problem(request, 503, str(error), word="took-too-long")
-
-    @app.exception_handler(HTTPException)
-    async def framework(request: Request, error: HTTPException) -> Response:
-        detail = {
-            404: "there is no such path; /openapi.json lists those there are",
-            405: f"{request.method} is not for this path; {(error.headers or {}).get('Allow', 'GET')} is",
-        }.get(error.status_code, error.detail)
-        return problem(request, error.status_code, detail, headers=error.headers)
+def answer_to(request: Request, error: Exception) -> Response:
+    """The answer to what a request ended in; what nobody expected is logged, and told in no detail."""
+    match error:
+        case NotModified():
+            return Response(status_code=304, headers=error.headers)
+        case BadParameters():
+            return problem(request, 400, str(error), word="bad-parameter", errors=error.errors)
+        case BadCursor():
+            return problem(request, 400, str(error), word="bad-cursor")
+        case NotFound():
+            return problem(request, 404, str(error), word=_UNKNOWN.get(type(error), "not-found"))
+        case StoreError():  # there is nothing to answer from now
+            return problem(request, 503, str(error), word="not-ready", headers={"Retry-After": "1"})
+        case TooManyStreams():
+            return problem(request, 503, str(error), word="too-many-streams", headers={"Retry-After": "10"})
+        case TookTooLong():
+            return problem(request, 503, str(error), word="took-too-long")
+        case HTTPException():
+            return _by_framework(request, error)
+    _log.error("%s %s failed", request.method, request.scope["path"], exc_info=error)
+    return problem(request, 500, "this is a fault of dspy-ledger; its log tells more", word="internal")
 
 
-def bad_parameters(request: Request, error: BadParameters) -> Response:
-    """What the request asks with can't be used."""
-    return problem(request, 400, str(error), word="bad-parameter", errors=error.errors)
-
-
-def not_ready(request: Request, error: StoreError) -> Response:
-    """There is nothing to answer from now."""
-    return problem(request, 503, str(error), word="not-ready", headers=_RETRY_AFTER)
-
-
-class ProblemsForCrashes:
-    """ASGI middleware: what nobody expected is logged with its traceback and answered without it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        started = False
-
-        async def noting(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noting)
-        except ClientDisconnect:  # amid what it sent; there is nobody to answer
-            return
-        except Exception:
-            if scope["type"] != "http" or started:
-                raise
-            _log.exception("%s %s failed", scope["method"], scope["path"])
-            answer = problem(
-                Request(scope), 500, "this is a fault of dspy-ledger; its log tells more", word="internal"
-            )
-            await answer(scope, receive, send)
+def _by_framework(request: Request, error: HTTPException) -> Response:
+    detail = {
+        404: "there is no such path; /openapi.json lists those there are",
+        405: f"{request.method} is not for this path; {(error.headers or {}).get('Allow', 'GET')} is",
+    }.get(error.status_code, error.detail)
+    return problem(request, error.status_code, detail, headers=error.headers)
