@@ -22,6 +22,7 @@ from dspy_ledger.api.security_headers import SECURITY_HEADERS, Header
 
 __all__ = ["Front"]
 
+# Only what is sent as it is needs it here; a route that varies by more must name all of it.
 _NOT_COMPRESSED: tuple[Header, ...] = (*SECURITY_HEADERS, (b"vary", b"Accept-Encoding"))
 
 
@@ -83,4 +84,8 @@ class Front:
         except Exception as error:
             if has_begun:
                 raise
-            await answer_to(request, error)(scope, receive, sending)
+            answer = answer_to(request, error)
+            # An error from a slow question's thread and the future it came in hold one another, with all that
+            # the question had read, until the next collection of garbage, which is rare here.
+            error.__traceback__ = None
+            await answer(scope, receive, sending)
