@@ -263,6 +263,15 @@ def test_a_view_that_is_no_database_is_told(filled, api_settings):
     assert "can't be read" in check_problem(filled.get("/v1/programs"), 503)["detail"]
 
 
+def test_a_data_dir_that_cannot_be_looked_into_is_told(api, api_settings):
+    """As when its file server has gone; making the problem failed of the same, and nobody answered."""
+    api_settings.data_dir.write_text("a file in its place")
+    for path in ("/v1/programs", "/v1/programs/x"):
+        assert "can't be read" in check_problem(api.get(path), 503)["detail"]
+    check_problem(api.get("/health/ready"), 503)
+    assert api.get("/health/live").status_code == 200
+
+
 def test_an_answer_and_its_position_are_of_one_moment(ledger, api, monkeypatch):
     """A fold that commits between the checkpoint and the rows must not show in either."""
     from dspy_ledger.api.routes import executions

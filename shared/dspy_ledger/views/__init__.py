@@ -71,11 +71,12 @@ class ViewReader:
         data_dir: where the pointer lies.
 
     Raises:
-        StoreError: there is no view yet (the projector makes it).
+        StoreError: there is no view yet (the projector makes it), or it can't be read.
     """
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
+        self._pointer = str(data_dir / POINTER)
         self.stamp: tuple[int, int] | None = None
         """Of the pointer that named the view: another for each view that is put in force."""
         self._db: sqlite3.Connection | None = None
@@ -83,18 +84,24 @@ class ViewReader:
     def connection(self) -> sqlite3.Connection:
         """The connection to use for the next question; rows come as ``sqlite3.Row``."""
         try:
-            stat = os.stat(self._data_dir / POINTER)  # noqa: PTH116  on every request: Path.stat is slower
-            stamp = (stat.st_ino, stat.st_mtime_ns)
-        except FileNotFoundError:
-            stamp = None
-        if self._db is None or stamp != self.stamp:
-            self.close()
-            try:
-                self._db = self._open()
-            except sqlite3.OperationalError:  # swapped and removed between the pointer and the file
-                self._db = self._open()
-            self.stamp = stamp
+            stamp = self._look()
+            if self._db is None or stamp != self.stamp:
+                self.close()
+                try:
+                    self._db = self._open()
+                except sqlite3.OperationalError:  # swapped and removed between the pointer and the file
+                    self._db = self._open()
+                self.stamp = stamp
+        except OSError as error:
+            raise StoreError(f"{self._pointer} can't be read ({error.strerror}); see to its disk") from error
         return self._db
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            stat = os.stat(self._pointer)  # noqa: PTH116  on every request: Path.stat is slower
+        except FileNotFoundError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns
 
     def _open(self) -> sqlite3.Connection:
         view = current_view(self._data_dir)
