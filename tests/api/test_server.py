@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from starlette.middleware.cors import CORSMiddleware
 
 from dspy_ledger.api import run_api
 from dspy_ledger.errors import StartupError
@@ -105,3 +106,11 @@ def test_a_taken_port_is_one_line_that_says_what_to_do(make_settings, capfd):
 def test_an_address_of_elsewhere_is_one_line_that_says_what_to_do(make_settings, host):
     with pytest.raises(StartupError, match="DSPY_LEDGER_API_HOST"):
         run_api(make_settings("redis://127.0.0.1:1/0", api_host=host, api_port=0))
+
+
+def test_a_layer_that_was_added_to_the_app_stands_before_all_of_it(api):
+    """CORS for a dashboard of one's own, say."""
+    api.app.add_middleware(CORSMiddleware, allow_origins=["https://own.example"])
+    for path in ("/health/live", "/v1/nowhere"):
+        answer = api.request(method="GET", url=path, headers={"Origin": "https://own.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://own.example"

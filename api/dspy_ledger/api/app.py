@@ -46,8 +46,13 @@ class _App(FastAPI):
     """FastAPI's routes and their description, behind a front of our own instead of its layers."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """All that a request passes."""
-        return AnswerHead(Front(self.router, self.state.access, self.state.following, self.state.counts))
+        """All that a request passes; what was added with ``add_middleware`` stands before the front."""
+        app: ASGIApp = AnswerHead(
+            Front(self.router, self.state.access, self.state.following, self.state.counts)
+        )
+        for layer, args, kwargs in reversed(self.user_middleware):
+            app = layer(app, *args, **kwargs)
+        return app
 
 
 def create_app(settings: Settings) -> FastAPI:
