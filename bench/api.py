@@ -284,7 +284,6 @@ def ingest(folder: Path, url: str, rate: int) -> Iterator[None]:
     if not rate:
         yield
         return
-    over = threading.Event()
     with closing(SqliteEventStore(folder / "ledger.db", readonly=True)) as store:
         last = store.last_position()
     with command("projector", folder, url) as projector, redis.Redis.from_url(url) as client:
@@ -294,18 +293,22 @@ def ingest(folder: Path, url: str, rate: int) -> Iterator[None]:
         ):
             assert projector.poll() is None, "the projector ended"
             time.sleep(0.1)
-        thread = threading.Thread(target=send, args=(client, rate, over))
-        thread.start()
+        # A process of its own, as hosts are: a thread would hold up the client whose waiting is measured.
+        host = get_context("spawn").Process(target=send, args=(url, rate), daemon=True)
+        host.start()
         try:
             yield
+            assert host.is_alive(), "the host ended"
         finally:
-            over.set()
-            thread.join()
+            host.terminate()
+            host.join()
 
 
-def send(client: redis.Redis, rate: int, over: threading.Event) -> None:
-    rng, sequence, began = random.Random(), 10**6, time.monotonic()
-    while not over.wait(0.05):
+def send(url: str, rate: int) -> None:
+    client, rng = redis.Redis.from_url(url), random.Random()
+    sequence, began = 10**6, time.monotonic()
+    while True:
+        time.sleep(0.05)
         pipe = client.pipeline(transaction=False)
         while sequence < 10**6 + (time.monotonic() - began) * rate:
             pipe.xadd(Keys().events, events.any_event(sequence, rng))
