@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from dspy_ledger.api import reading
+from dspy_ledger.api.queries.executions import page_of_executions
+from dspy_ledger.api.routes import executions
 from dspy_ledger.views import create_view, current_view, next_view, point_to
 
 FROM_VIEW = (
@@ -72,6 +75,42 @@ def test_the_past_keeps_its_tag_whatever_comes(filled, ledger, path):
         ).status_code
         == 200
     )
+
+
+@pytest.fixture
+def worked_out(monkeypatch):
+    """The pages of executions that were not only told again."""
+    pages = []
+
+    def page(question, query):
+        pages.append(page_of_executions(question, query))
+        return pages[-1]
+
+    monkeypatch.setattr(executions, "page_of_executions", page)
+    return pages
+
+
+def test_what_is_asked_again_is_worked_out_once_until_something_comes(filled, ledger, worked_out):
+    path = "/v1/programs/executions"
+    answers = [filled.get(path) for _ in range(3)]
+    assert len(worked_out) == 1
+    assert len({(answer.content, answer.headers["etag"]) for answer in answers}) == 1
+    past = filled.get(path, as_of=3)
+    assert (past.json()["items"], past.headers["ledger-as-of"]) == (answers[0].json()["items"], "3")
+    filled.get(path, limit=1)
+    assert len(worked_out) == 3
+    ledger.execute("y")
+    ledger.fold()
+    assert [item["execution_id"] for item in filled.get(path).json()["items"]] == ["y", "x"]
+    again = filled.get(path, as_of=3)
+    assert (again.content, again.headers["ledger-position"]) == (past.content, "4")
+
+
+def test_a_long_answer_is_worked_out_each_time(filled, worked_out, monkeypatch):
+    monkeypatch.setattr(reading, "_LONGEST_KEPT", 10)
+    for _ in range(2):
+        filled.get("/v1/programs/executions")
+    assert len(worked_out) == 2
 
 
 @pytest.mark.parametrize("path", FROM_ELSEWHERE)

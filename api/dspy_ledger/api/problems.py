@@ -19,7 +19,7 @@ from starlette.responses import Response
 from dspy_ledger.api.cursors import BadCursor
 from dspy_ledger.api.pages.layout import problem_page, wants_page
 from dspy_ledger.api.parameters import BadParameters
-from dspy_ledger.api.reading import NotModified, TookTooLong, position_header
+from dspy_ledger.api.reading import TookTooLong, position_header
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.streaming import TooManyStreams
 from dspy_ledger.errors import NotFound, StoreError, UnknownEvaluation, UnknownProgram, UnknownVersion
@@ -89,8 +89,6 @@ def problem(
 def answer_to(request: Request, error: Exception) -> Response:
     """The answer to what a request ended in; what nobody expected is logged, and told in no detail."""
     match error:
-        case NotModified():
-            return Response(status_code=304, headers=error.headers)
         case BadParameters():
             return problem(request, 400, str(error), word="bad-parameter", errors=error.errors)
         case BadCursor():

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from fastapi import Request
+from fastapi import Request, Response
 
 from dspy_ledger.api.keeping import Kept
 from dspy_ledger.api.models_file import ModelsFile
@@ -35,10 +35,10 @@ from dspy_ledger.views import VIEW_VERSION, ViewReader
 __all__ = [
     "AS_OF_HEADER",
     "POSITION_HEADER",
-    "NotModified",
     "Question",
     "Sources",
     "TookTooLong",
+    "answer_from_view",
     "ask",
     "asked_of",
     "fold_case",
@@ -54,6 +54,8 @@ AS_OF_HEADER = "Ledger-As-Of"
 T = TypeVar("T")
 
 _SOURCES = "dspy_ledger.sources"  # in a request's scope
+_LONGEST_KEPT: Final = 1 << 17
+"""Bytes; a page of 100 has a third of them."""
 
 
 class TookTooLong(LedgerError):
@@ -72,15 +74,14 @@ class Question:
 
     ``as_of`` is the position in the past that is asked about; None for the present. :meth:`seen` and
     :meth:`valid` are the terms that keep each query to it, for the table that it calls ``row``.
-    ``tag`` is the ETag of its answer, where that has one. ``kept`` lives as long as the view is in force.
-    ``deadline`` is when it is given up, by the monotonic clock.
+    ``kept`` lives as long as the view is in force. ``deadline`` is when it is given up, by the monotonic
+    clock.
     """
 
     db: sqlite3.Connection
     position: int
     ledger_id: str | None = None
     as_of: int | None = None
-    tag: str | None = None
     kept: Kept = field(default_factory=Kept)
     deadline: float = math.inf
 
@@ -96,22 +97,7 @@ class Question:
 
     def answer(self, content: Any) -> JSONResponse:
         """A success, with the position it holds for."""
-        return JSONResponse(content, headers=self.headers())
-
-    def headers(self) -> dict[str, str]:
-        """The headers of its answer; one with a tag may be kept, and asked about before it is used again."""
-        headers = _headers(self.position, self.as_of)
-        if self.tag is not None:
-            headers |= {"ETag": self.tag, "Cache-Control": "private, no-cache"}
-        return headers
-
-
-class NotModified(Exception):
-    """Who asks has the answer already; ``headers`` are those it would come with."""
-
-    def __init__(self, question: Question) -> None:
-        super().__init__()
-        self.headers = question.headers()
+        return JSONResponse(content, headers=_headers(self.position, self.as_of))
 
 
 class Sources:
@@ -133,6 +119,8 @@ class Sources:
         self._view: sqlite3.Connection | None = None
         self._view_tag = ""
         self._kept = Kept()
+        self.answers = Kept()
+        """Those last given that come from the view alone, by all that they depend on."""
         self._store: SqliteEventStore | None = None
         self._store_file: tuple[int, int] | None = None
 
@@ -175,7 +163,7 @@ class Sources:
             db.create_aggregate("merge_histograms", 1, MergedHistograms)
             db.set_progress_handler(self._is_over, BETWEEN_LOOKS)
             self._view = db
-            self._kept = Kept()
+            self._kept, self.answers = Kept(), Kept()
             told = f"{version('dspy-ledger')} {self._views.stamp}"
             self._view_tag = sha256(told.encode()).hexdigest()[:12]
         return db
@@ -302,32 +290,58 @@ def asked_of(request: Request, sources: Sources) -> Request:
 
 
 @contextmanager
-def ask(request: Request, query: PastQuery | None = None, *, from_view: bool = False) -> Iterator[Question]:
+def ask(request: Request, query: PastQuery | None = None) -> Iterator[Question]:
     """A question, of the past where the query says so; its position is also told when it ends in an error.
-
-    Args:
-        request: who asks; ``If-None-Match`` counts.
-        query: what is asked.
-        from_view: whether the answer comes from the view alone: not from events, whose bodies may be erased,
-            and not from the models file.
 
     Raises:
         BadParameters: the query asks as of what is not there yet.
-        NotModified: nothing has changed that the answer depends on.
         StoreError: it can't be answered now.
     """
     sources = sources_of(request)
     with sources.question() as question:
-        request.state.ledger_position = question.position
-        if query is not None and query.as_of is not None:
-            request.state.ledger_as_of = _position_of(query.as_of, question, sources)
-            question = replace(question, as_of=request.state.ledger_as_of)  # noqa: PLW2901
-        if from_view:
-            question = replace(question, tag=(tag := sources.tag_of(question)))  # noqa: PLW2901
-            held = request.headers.get("if-none-match")
-            if held is not None and tag in map(str.strip, held.split(",")):
-                raise NotModified(question)
-        yield question
+        yield _placed(question, request, query, sources)
+
+
+def answer_from_view(
+    request: Request, content: Callable[[Question], Any], query: PastQuery | None = None
+) -> Response:
+    """An answer that comes from the view alone: not from events, whose bodies may be erased, nor other files.
+
+    It has an ETag, which ``If-None-Match`` is compared with. Asked again while the view stays at its position
+    it is the same answer, and is not worked out again.
+
+    Args:
+        request: who asks.
+        content: what the question's answer is; it depends on the target and the view only.
+        query: what is asked.
+
+    Raises:
+        BadParameters: the query asks as of what is not there yet.
+        StoreError: it can't be answered now.
+    """
+    sources, scope = sources_of(request), request.scope
+    with sources.question() as now:
+        question = _placed(now, request, query, sources)
+        tag = sources.tag_of(question)
+        headers = _headers(question.position, question.as_of)
+        headers |= {"ETag": tag, "Cache-Control": "private, no-cache"}
+        held = request.headers.get("if-none-match")
+        if held is not None and tag in map(str.strip, held.split(",")):
+            return Response(status_code=304, headers=headers)
+        return sources.answers.get(
+            (scope["path"], scope["query_string"], question.position, question.as_of),
+            lambda: JSONResponse(content(question), headers=headers),
+            lambda answer: len(answer.body) <= _LONGEST_KEPT,
+        )
+
+
+def _placed(question: Question, request: Request, query: PastQuery | None, sources: Sources) -> Question:
+    """The question as of when the query says; where it stands is noted, for the answer to an error too."""
+    request.state.ledger_position = question.position
+    if query is None or query.as_of is None:
+        return question
+    request.state.ledger_as_of = _position_of(query.as_of, question, sources)
+    return replace(question, as_of=request.state.ledger_as_of)
 
 
 def _position_of(as_of: int | str, question: Question, sources: Sources) -> int:

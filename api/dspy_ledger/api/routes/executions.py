@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
 
 from dspy_ledger.api import schemas
 from dspy_ledger.api.parameters import ExecutionQuery, FeedbackQuery, PastQuery, described, read_query
 from dspy_ledger.api.problems import UnknownExecution
 from dspy_ledger.api.queries.evaluations import count_feedback, newest_feedback, page_of_feedback
 from dspy_ledger.api.queries.executions import one_execution, page_of_executions, with_event
-from dspy_ledger.api.reading import ask, sources_of
+from dspy_ledger.api.reading import Question, answer_from_view, ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
@@ -28,11 +30,10 @@ router = APIRouter(prefix="/v1/programs/executions", tags=["executions"], route_
     responses=answers(schemas.ExecutionPage, 400, 503, from_view=True),
     openapi_extra=described(ExecutionQuery),
 )
-def list_executions(request: Request) -> JSONResponse:
+def list_executions(request: Request) -> Response:
     """Every filter narrows the list; unknown programs or versions match nothing."""
     query = read_query(request, ExecutionQuery)
-    with ask(request, query, from_view=True) as question:
-        return question.answer(page_of_executions(question, query))
+    return answer_from_view(request, lambda question: page_of_executions(question, query), query)
 
 
 @router.get(
@@ -62,10 +63,13 @@ def get_execution(request: Request, execution_id: str) -> JSONResponse:
     responses=answers(schemas.EvaluationPage, 400, 404, 503, from_view=True),
     openapi_extra=described(FeedbackQuery),
 )
-def list_feedback(request: Request, execution_id: str) -> JSONResponse:
+def list_feedback(request: Request, execution_id: str) -> Response:
     """Feedback, and evaluations of programs that name the execution."""
     query = read_query(request, FeedbackQuery)
-    with ask(request, query, from_view=True) as question:
+
+    def feedback(question: Question) -> dict[str, Any]:
         if one_execution(question, execution_id) is None:
             raise UnknownExecution(execution_id)
-        return question.answer(page_of_feedback(question, execution_id, query))
+        return page_of_feedback(question, execution_id, query)
+
+    return answer_from_view(request, feedback, query)

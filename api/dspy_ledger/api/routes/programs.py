@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from dspy_ledger.api import schemas
 from dspy_ledger.api.differences import differences
@@ -30,7 +32,7 @@ from dspy_ledger.api.queries.versions import (
     tree_programs,
     tree_versions,
 )
-from dspy_ledger.api.reading import ask, sources_of
+from dspy_ledger.api.reading import Question, answer_from_view, ask, sources_of
 from dspy_ledger.api.responses import JSONResponse
 from dspy_ledger.api.routes.direct import DirectRoute
 from dspy_ledger.api.routes.documented import answers
@@ -47,11 +49,10 @@ router = APIRouter(prefix="/v1/programs", tags=["programs"], route_class=DirectR
     responses=answers(schemas.ProgramPage, 400, 503, from_view=True),
     openapi_extra=described(ProgramQuery),
 )
-def list_programs(request: Request) -> JSONResponse:
+def list_programs(request: Request) -> Response:
     """Every program that was registered, or those with the tags and the text."""
     query = read_query(request, ProgramQuery)
-    with ask(request, query, from_view=True) as question:
-        return question.answer(page_of_programs(question, query))
+    return answer_from_view(request, lambda question: page_of_programs(question, query), query)
 
 
 @router.get(
@@ -74,10 +75,10 @@ def list_models(request: Request) -> JSONResponse:
     responses=answers(schemas.ProgramDetail, 400, 404, 503, from_view=True),
     openapi_extra=described(PastQuery),
 )
-def get_program(request: Request, program_id: str) -> JSONResponse:
+def get_program(request: Request, program_id: str) -> Response:
     """What is known of a program as a whole."""
-    with ask(request, read_query(request, PastQuery), from_view=True) as question:
-        return question.answer(one_program(question, program_id))
+    query = read_query(request, PastQuery)
+    return answer_from_view(request, lambda question: one_program(question, program_id), query)
 
 
 @router.get(
@@ -86,11 +87,10 @@ def get_program(request: Request, program_id: str) -> JSONResponse:
     responses=answers(schemas.VersionPage, 400, 404, 503, from_view=True),
     openapi_extra=described(VersionQuery),
 )
-def list_versions(request: Request, program_id: str) -> JSONResponse:
+def list_versions(request: Request, program_id: str) -> Response:
     """Without source code and state; ask for one version to have them."""
     query = read_query(request, VersionQuery)
-    with ask(request, query, from_view=True) as question:
-        return question.answer(page_of_versions(question, program_id, query))
+    return answer_from_view(request, lambda question: page_of_versions(question, program_id, query), query)
 
 
 @router.get(
@@ -116,11 +116,10 @@ def get_version(request: Request, program_id: str, version: str) -> JSONResponse
     responses=answers(schemas.EvaluationPage, 400, 404, 503, from_view=True),
     openapi_extra=described(EvaluationQuery),
 )
-def list_evaluations(request: Request, program_id: str) -> JSONResponse:
+def list_evaluations(request: Request, program_id: str) -> Response:
     """Feedback on its executions included, under the version and model that ran."""
     query = read_query(request, EvaluationQuery)
-    with ask(request, query, from_view=True) as question:
-        return question.answer(page_of_evaluations(question, program_id, query))
+    return answer_from_view(request, lambda question: page_of_evaluations(question, program_id, query), query)
 
 
 @router.get(
@@ -144,13 +143,16 @@ def get_evaluation(request: Request, program_id: str, evaluation_id: str) -> JSO
     responses=answers(schemas.ProgramTree, 400, 404, 503, from_view=True),
     openapi_extra=described(PastQuery),
 )
-def get_program_tree(request: Request, program_id: str) -> JSONResponse:
+def get_program_tree(request: Request, program_id: str) -> Response:
     """Optimized variants lie under the version they came from, derived programs under theirs."""
-    with ask(request, read_query(request, PastQuery), from_view=True) as question:
+
+    def tree(question: Question) -> dict[str, Any]:
         require_program(question, program_id)
         programs = tree_programs(question)
         versions = tree_versions(question, programs_below(program_id, programs))
-        return question.answer(program_tree(program_id, programs, versions))
+        return program_tree(program_id, programs, versions)
+
+    return answer_from_view(request, tree, read_query(request, PastQuery))
 
 
 @router.get(
@@ -159,11 +161,10 @@ def get_program_tree(request: Request, program_id: str) -> JSONResponse:
     responses=answers(schemas.Matrix, 400, 404, 503, from_view=True),
     openapi_extra=described(MatrixQuery),
 )
-def get_matrix(request: Request, program_id: str) -> JSONResponse:
+def get_matrix(request: Request, program_id: str) -> Response:
     """The latest and the best value of one metric in each cell, with the totals of its executions."""
     query = read_query(request, MatrixQuery)
-    with ask(request, query, from_view=True) as question:
-        return question.answer(matrix(question, program_id, query.metric))
+    return answer_from_view(request, lambda question: matrix(question, program_id, query.metric), query)
 
 
 @router.get(
