@@ -73,6 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("dspy-ledger"),
         lifespan=lifespan,
         redirect_slashes=False,
+        # FastAPI would look for OpenTelemetry on each request, a twentieth of a short one's time.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         # The interactive pages would load their scripts from other hosts.
         docs_url=None,
         redoc_url=None,
