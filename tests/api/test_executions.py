@@ -277,6 +277,28 @@ def test_a_page_that_took_too_long_to_fill_says_where_to_go_on(world, monkeypatc
     assert none["next_cursor"] is not None
 
 
+@pytest.mark.parametrize(
+    ("seconds", "looks"), [(0, [16, 64, 100, 100]), (0.4, [16, 8, 4, 4]), (9, [16, 4, 4])]
+)
+def test_the_slower_a_look_the_fewer_executions_are_looked_at_next(world, monkeypatch, seconds, looks):
+    """From a cold disk one look took more time than there was, and the page was given up."""
+    api, _facts = world
+    now, found = 0.0, []
+
+    def look(question, query, walks, between, most):
+        nonlocal now
+        now += seconds
+        found.append(between[1] - between[0] - 1)
+        return []
+
+    monkeypatch.setattr(executions, "monotonic", lambda: now)
+    monkeypatch.setattr(executions, "_newest", look)
+    for name, number in {"_FIRST_LOOK": 16, "_LEAST_LOOK": 4, "_MOST_LOOK": 100, "_PATIENCE": 27}.items():
+        monkeypatch.setattr(executions, name, number)
+    api.get(PATH, service=f"takes {seconds}")
+    assert found[: len(looks)] == looks
+
+
 @given(
     st.lists(st.sampled_from(list(schemas.Execution.model_fields)), min_size=1),
     st.sampled_from([{}, {"version": "1.0.0"}, {"since": "2026-11-10", "tag": "a"}]),

@@ -29,8 +29,10 @@ _VERSION = "v.program_id = e.program_id AND v.content_hash = e.content_hash"
 _HOUR = len("2026-11-22T10")
 _FEW = 5000
 """Executions of one environment that may be gone through for one page."""
-_FIRST_LOOK, _MOST_LOOK = 20_000, 320_000
+_FIRST_LOOK, _LEAST_LOOK, _MOST_LOOK = 20_000, 1_000, 320_000
 """Positions gone through at once for filters that the walk does not serve: some 10 ms, then some 100."""
+_LOOK_TIME = 0.2
+"""Seconds that a look should take: from a cold disk it finds a hundredth of what it finds in memory."""
 _PATIENCE = 1.5
 """Seconds after which a page is answered with what was found, or half of those that there are."""
 _SIDE_BY_SIDE = 200
@@ -87,12 +89,15 @@ def _positions(
         if not walks or high < low:
             return found, 0
         bottom = max(low - 1, high - look)
+        looked = monotonic()
         found += _newest(question, query, walks, (bottom, below), query.limit + 1 - len(found))
         if len(found) > query.limit or bottom < low:
             return found, 0
-        if monotonic() - began > patience:
+        now = monotonic()
+        if now - began > patience:
             return found, bottom + 1
-        below, look = bottom + 1, min(look * 4, _MOST_LOOK)
+        pace = _LOOK_TIME / max(now - looked, 1e-6)
+        below, look = bottom + 1, max(_LEAST_LOOK, min(int(look * min(pace, 4)), _MOST_LOOK))
 
 
 def _reach(question: Question, query: ExecutionQuery, below: int) -> tuple[int, int]:
