@@ -9,7 +9,9 @@ after the other over one connection, in rounds, of which the middle one is shown
 route: FastAPI, sqlite3 and orjson, the same page of 100 from the same file. CPU is the server's processor
 time for one answer, which other programs on the machine stretch less than the time on the wall; blocked is
 how long, at most, a second client waited for ``/health/live`` meanwhile. ``--ingest`` has a projector take in
-that many events a second all the time.
+that many events a second all the time. An answer from the view is kept while the view stays at its position,
+so most of those to the same address were worked out before: anew are those told with a position other than
+the one before, all rounds together.
 """
 
 from __future__ import annotations
@@ -323,6 +325,8 @@ class Client:
     """One connection that is kept; as little as it takes not to be what is measured."""
 
     def __init__(self, port: int) -> None:
+        self.position = b""
+        """That the last answer told, where it told one."""
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -336,6 +340,7 @@ class Client:
         assert answer.startswith(b"HTTP/1.1 200"), (path, answer[:2000])
         low = answer[:end].lower()
         size = int(low.partition(b"content-length:")[2].split(b"\r\n")[0])
+        self.position = low.partition(b"ledger-position:")[2].split(b"\r\n")[0]
         parts, left = [answer[end + 4 :]], size - (len(answer) - end - 4)
         while left > 0:
             parts.append(self._socket.recv(1 << 18))
@@ -414,9 +419,10 @@ def routes(view: Path, first: int) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of each answer; those of the processor per answer; the longest that another had to wait."""
+    """Seconds: of each answer, of those anew, of the processor for one, and of the longest wait of another."""
 
     times: list[float]
+    anew: list[float]
     cpu: float
     wait: float
     size: int
@@ -430,19 +436,22 @@ def measure(server: Server, paths: Sequence[str], seconds: float) -> Measured:
     size = len(client.get(paths[0]))
     wait, over = [0.0], threading.Event()
     other = threading.Thread(target=look, args=(server, wait, over))
-    times: list[float] = []
+    times, anew, position = list[float](), list[float](), client.position
     cpu, end = server.cpu(), time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 3:
         began = time.perf_counter()
         client.get(paths[len(times) % len(paths)])
         times.append(time.perf_counter() - began)
+        if client.position != position:
+            anew.append(times[-1])
+            position = client.position
     cpu = (server.cpu() - cpu) / len(times)
     other.start()
     for path in [*paths[:3]] * 3:
         client.get(path)
     over.set()
     other.join()
-    return Measured(sorted(times), cpu, wait[0], size)
+    return Measured(sorted(times), anew, cpu, wait[0], size)
 
 
 def look(server: Server, wait: list[float], over: threading.Event) -> None:
@@ -503,7 +512,18 @@ def run(folder: Path, temporary: Path, arguments: argparse.Namespace) -> None:
 
 
 def report(found: dict[str, list[Measured]], rss: float, view: Path, arguments: argparse.Namespace) -> None:
-    columns = ("answers/s", "of bare", "p50 ms", "p95", "p99", "CPU ms", "blocked ms", "kB")
+    columns = (
+        "answers/s",
+        "of bare",
+        "p50 ms",
+        "p95",
+        "p99",
+        "CPU ms",
+        "blocked ms",
+        "anew ms",
+        "p99 anew",
+        "kB",
+    )
     table = rig.table(
         f"{view.stat().st_size / 2**30:,.1f} GiB view, ingest {arguments.ingest}/s", "", *columns
     )
@@ -518,9 +538,11 @@ def report(found: dict[str, list[Measured]], rss: float, view: Path, arguments: 
         rate = len(one.times) / sum(one.times)
         rate_of_bare = rate_of_bare or rate
         shown = [rate, rate / rate_of_bare, one.ms(0.5), one.ms(0.95), one.ms(0.99), one.cpu * 1e3]
-        shown += [max(each.wait for each in rounds) * 1e3, one.size / 1e3]
+        anew = sorted(seconds for each in rounds for seconds in each.anew)
+        shown += [max(each.wait for each in rounds) * 1e3]
+        shown += [rig.at(anew, share) * 1e3 if anew else 0.0 for share in (0.5, 0.99)] + [one.size / 1e3]
         figures[name] = dict(zip(columns, shown, strict=True))
-        digits = (0, 2, 2, 2, 2, 2, 1, 1)
+        digits = (0, 2, 2, 2, 2, 2, 1, 2, 2, 1)
         table.add_row(name, *(f"{value:,.{places}f}" for value, places in zip(shown, digits, strict=True)))
     machine = rig.machine("fastapi", "starlette", "uvicorn", "httptools", "uvloop", "orjson")
     rig.console.print(f"{machine}, SQLite {sqlite3.sqlite_version}")
