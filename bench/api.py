@@ -419,7 +419,7 @@ def routes(view: Path, first: int) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds: of each answer, of those anew, of the processor for one, and of the longest wait of another."""
+    """Seconds: of each answer, of those anew, of the processor for one, of the longest wait of another."""
 
     times: list[float]
     anew: list[float]
