@@ -41,8 +41,11 @@ _log = logging.getLogger(__name__)
 # Seconds.
 _TIDY_EVERY = 1.0
 _WAIT = 0.5
+_FOLD_EVERY = 0.1
 
-_ALL = 1 << 31  # events
+# Events.
+_FEW = 200
+_ALL = 1 << 31
 
 T = TypeVar("T")
 
@@ -131,13 +134,19 @@ class Worker:
         wanting, due = False, 0.0
         while not self._halt.is_set():
             self._handed.clear()
+            began = time.monotonic()
             if events := self._handover.take():
                 lags = await self._guarded(self._following, partial(followers.follow, events))
                 wanting = wanting or bool(lags)
             if wanting or time.monotonic() >= due:
                 wanting = bool(await self._guarded(self._following, followers.tidy))
                 due = time.monotonic() + _TIDY_EVERY
-            if not (events or wanting):
+            if wanting:
+                continue
+            if 0 < len(events) < _FEW:
+                # A fold costs as much as a hundred events do: what comes in the meantime is folded as one.
+                await self._pause(began + _FOLD_EVERY - time.monotonic())
+            elif not events:
                 handed = asyncio.ensure_future(self._handed.wait())
                 rest = max(0.0, due - time.monotonic())
                 await asyncio.wait({handed, ended}, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
