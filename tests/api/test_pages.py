@@ -395,7 +395,7 @@ def test_a_list_that_is_followed_is_given_what_came_since_and_nothing_else(api, 
 
 def test_a_list_that_takes_long_says_so_and_goes_on(api, busy, read, monkeypatch):
     monkeypatch.setattr("dspy_ledger.api.queries.executions._PATIENCE", -1)
-    monkeypatch.setattr("dspy_ledger.api.queries.executions._FIRST_LOOK", 1)
+    monkeypatch.setattr("dspy_ledger.api.queries.executions._MOST_LOOK", 1)
     page = read("/executions", service="none")
     assert "No execution that fits was found so far" in page.text
     assert any(link.startswith("/executions?service=none&cursor=") for link in page.links)

@@ -29,10 +29,11 @@ _VERSION = "v.program_id = e.program_id AND v.content_hash = e.content_hash"
 _HOUR = len("2026-11-22T10")
 _FEW = 5000
 """Executions of one environment that may be gone through for one page."""
-_FIRST_LOOK, _LEAST_LOOK, _MOST_LOOK = 20_000, 1_000, 320_000
-"""Positions gone through at once for filters that the walk does not serve: some 10 ms, then some 100."""
+_LEAST_LOOK, _MOST_LOOK = 1_000, 20_000
+"""Positions gone through at once for filters that the walk does not serve: some 10 ms in memory. Many times
+that from a cold disk, which may begin anywhere: larger looks were hardly faster, and took all the time."""
 _LOOK_TIME = 0.2
-"""Seconds that a look should take: from a cold disk it finds a hundredth of what it finds in memory."""
+"""Seconds that a look should take; after one that took more, fewer positions are gone through."""
 _PATIENCE = 1.5
 """Seconds after which a page is answered with what was found, or half of those that there are."""
 _SIDE_BY_SIDE = 200
@@ -80,7 +81,7 @@ def _positions(
     below = question.position + 1 if question.as_of is None else question.as_of + 1
     if (after := query.after()) is not None:
         below = min(below, int(after))
-    look = below if walks and given <= walks[0].serves else _FIRST_LOOK
+    look = below if walks and given <= walks[0].serves else _MOST_LOOK
     found, began = list[int](), monotonic()
     patience = min(_PATIENCE, (question.deadline - began) / 2)
     while True:
